@@ -62,7 +62,7 @@ smells: $(STAMP) ## Report long files, long functions, many parameters; fails no
 .PHONY: proto
 proto: $(STAMP) ## Regenerate the stubs from proto/
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I . \
-	  --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. $(PROTOS)
+	  --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS)
 
 .PHONY: proto-check
 proto-check: proto ## Fail unless the stubs are fresh, the contracts lint clean and break no caller
