@@ -1,0 +1,94 @@
+"""Order events as JSON in the event store and as protobuf CloudEvents on the stream."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from libs.eventsourcing.codec import EventCodec
+from libs.messaging.outbox import OutgoingEvent
+from libs.runtime.clock import Ids
+from libs.telemetry.tracing import current_traceparent
+from proto.events.v1 import events_pb2
+from proto.kernel.v1 import kernel_pb2
+from services.order import domain
+from services.order.ports import Appended
+
+CODEC: EventCodec[domain.Event] = EventCodec({event.__name__: event for event in domain.EVENT_TYPES})
+ORDERS_TOPIC = "orders"
+SOURCE = "/services/order"
+
+
+def integration_events(append: Appended, ids: Ids) -> list[OutgoingEvent]:
+    """What the world is told of these events; requests to cancel stay inside."""
+    messages = ((event, PUBLISHED.get(type(event))) for event in append.events)
+    return [
+        OutgoingEvent(
+            id=ids.new("evt"),
+            topic=ORDERS_TOPIC,
+            type=message.DESCRIPTOR.full_name,
+            source=SOURCE,
+            subject=append.after.order_id,
+            time=event.at,
+            traceparent=current_traceparent(),
+            data=message.SerializeToString(),
+        )
+        for event, publish in messages
+        if publish is not None
+        for message in (publish(append.after.order_id, event),)
+    ]
+
+
+def timestamp(at: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(at)
+    return stamp
+
+
+def address_message(address: domain.Address) -> kernel_pb2.Address:
+    return kernel_pb2.Address(
+        name=address.name,
+        street=address.street,
+        city=address.city,
+        postcode=address.postcode,
+        zone=address.zone,
+    )
+
+
+def _placed(order_id: str, event: domain.OrderPlaced) -> Message:
+    return events_pb2.OrderPlaced(
+        order_id=order_id,
+        customer_id=event.customer_id,
+        lines=[kernel_pb2.Line(sku=line.sku, quantity=line.quantity) for line in event.lines],
+        total=kernel_pb2.Money(minor_units=event.total.minor_units, currency=event.total.currency),
+        ship_to=address_message(event.ship_to),
+        coordination=event.coordination,
+        at=timestamp(event.at),
+    )
+
+
+def _confirmed(order_id: str, event: domain.OrderConfirmed) -> Message:
+    return events_pb2.OrderConfirmed(order_id=order_id, at=timestamp(event.at))
+
+
+def _rejected(order_id: str, event: domain.OrderRejected) -> Message:
+    return events_pb2.OrderRejected(order_id=order_id, reason=event.reason, at=timestamp(event.at))
+
+
+def _cancelled(order_id: str, event: domain.OrderCancelled) -> Message:
+    return events_pb2.OrderCancelled(order_id=order_id, reason=event.reason, at=timestamp(event.at))
+
+
+def _shipped(order_id: str, event: domain.OrderShipped) -> Message:
+    return events_pb2.OrderShipped(order_id=order_id, shipment_id=event.shipment_id, at=timestamp(event.at))
+
+
+PUBLISHED: Mapping[type[domain.Event], Callable[[str, Any], Message]] = {
+    domain.OrderPlaced: _placed,
+    domain.OrderConfirmed: _confirmed,
+    domain.OrderRejected: _rejected,
+    domain.OrderCancelled: _cancelled,
+    domain.OrderShipped: _shipped,
+}

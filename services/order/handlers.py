@@ -1,0 +1,261 @@
+"""Load many, decide each, record many: one transaction for however many requests arrived together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from libs.eventsourcing.position import Position
+from libs.kernel.errors import DockyardError, Mismatch, NotFound, Unavailable
+from libs.tcc.barrier import Claim, Entry, First, Key, Operation, Replay, Unfinished
+from libs.tcc.barrier import Mismatch as OtherRequest
+from services.order import domain
+from services.order.domain import Order, PlaceOrder
+from services.order.ports import Appended, SagaStart, Unit, Units
+from services.order.saga import CANCELLATION, CHECKOUT, Cancellation, cancellation_id, checkout_id, checkout_of
+
+
+@dataclass(frozen=True, slots=True)
+class Placing:
+    """A request to place an order. `key` is the caller's idempotency key, `fingerprint` a digest of what it asked."""
+
+    command: PlaceOrder
+    key: str
+    fingerprint: bytes
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    order_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class EndUnconfirmed:
+    order_id: str
+    reason: str
+    message: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCancel:
+    order_id: str
+    reason: str
+    key: str
+    fingerprint: bytes
+    at: datetime
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MarkCancelled:
+    order_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RefuseCancel:
+    order_id: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Ship:
+    order_id: str
+    shipment_id: str
+    at: datetime
+
+
+# A request whose first try was refused left its claim without an answer: it is decided again.
+FRESH = (First, Unfinished)
+
+Change = Confirm | EndUnconfirmed | RequestCancel | MarkCancelled | RefuseCancel | Ship
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The order after the request, where to read it from, and whether an earlier request did the work."""
+
+    order: Order
+    position: Position | None
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the barrier keeps of a request, enough to answer it again."""
+
+    order_id: str
+    position: str
+
+
+Outcome = Written | DockyardError
+
+
+class OrderHandlers:
+    """The write side: each method takes a batch and answers each request on its own."""
+
+    def __init__(self, units: Units) -> None:
+        self._units = units
+
+    async def place(self, requests: Sequence[Placing]) -> Sequence[Outcome]:
+        async with self._units.open() as unit:
+            return await place_orders(unit, requests)
+
+    async def change(self, changes: Sequence[Change]) -> Sequence[Outcome]:
+        async with self._units.open() as unit:
+            return await change_orders(unit, changes)
+
+
+async def place_orders(unit: Unit, requests: Sequence[Placing]) -> list[Outcome]:
+    """Appends each new order and starts its checkout; repeats get the order they made before."""
+    claims = await unit.barrier.claim([Entry(place_key(request.key), request.fingerprint) for request in requests])
+    fresh = [request for request, claim in zip(requests, claims, strict=True) if isinstance(claim, FRESH)]
+    prices = await unit.catalogue.prices({line.sku for request in fresh for line in request.command.lines})
+    decisions = [domain.place(request.command, prices) for request in fresh]
+    appends = [Appended(domain.fold(events), 0, events) for events in decisions]
+    positions = await unit.orders.append(appends)
+    written = {
+        request.key: Written(append.after, position)
+        for request, append, position in zip(fresh, appends, positions, strict=True)
+    }
+    await unit.sagas.start(
+        [_checkout(written[request.key].order, request) for request in fresh if not written[request.key].order.decided]
+    )
+    await unit.barrier.answer([(place_key(request.key), _answer(written[request.key])) for request in fresh])
+    replays = await _replayed(unit, claims)
+    return [
+        written.get(request.key) or _settled(claim, replays) for request, claim in zip(requests, claims, strict=True)
+    ]
+
+
+async def change_orders(unit: Unit, changes: Sequence[Change]) -> list[Outcome]:
+    """Takes each order one step on; a change that was made before changes nothing and answers the same."""
+    keyed = [change for change in changes if isinstance(change, RequestCancel)]
+    claims = dict(
+        zip(
+            [change.key for change in keyed],
+            await unit.barrier.claim([Entry(cancel_key(change.key), change.fingerprint) for change in keyed]),
+            strict=True,
+        )
+    )
+    orders = await unit.orders.load({change.order_id for change in changes})
+    outcomes = [_decided(change, orders.get(change.order_id), claims) for change in changes]
+    appends = [outcome for outcome in outcomes if isinstance(outcome, Appended)]
+    positions = dict(
+        zip([append.after.order_id for append in appends], await unit.orders.append(appends), strict=True)
+    )
+    results = [_written(outcome, positions) for outcome in outcomes]
+    await unit.sagas.start(_cancellations(changes, outcomes, results))
+    await unit.barrier.answer(
+        [
+            (cancel_key(change.key), _answer(result))
+            for change, result in zip(changes, results, strict=True)
+            if isinstance(change, RequestCancel) and isinstance(claims[change.key], FRESH) and isinstance(result, Written)
+        ]
+    )
+    return results
+
+
+def _decided(
+    change: Change, order: Order | None, claims: dict[str, Claim]
+) -> Appended | Written | DockyardError:
+    """The events the change makes, or the order as it is when it makes none."""
+    if order is None:
+        return NotFound(f"there is no order {change.order_id}")
+    if isinstance(change, RequestCancel) and not isinstance(claims[change.key], FRESH):
+        return _other_request() if isinstance(claims[change.key], OtherRequest) else Written(order, None, replayed=True)
+    try:
+        event = _decide(change, order)
+    except DockyardError as refusal:
+        return refusal
+    return Appended(domain.evolve(order, event), order.version, (event,)) if event else Written(order, None)
+
+
+def _decide(change: Change, order: Order) -> domain.Change | None:
+    match change:
+        case Confirm(at=at):
+            return domain.confirm(order, at)
+        case EndUnconfirmed(reason=reason, message=message, at=at):
+            return domain.end_unconfirmed(order, reason, message, at)
+        case RequestCancel(reason=reason, at=at):
+            return domain.request_cancel(order, reason, at)
+        case MarkCancelled(at=at):
+            return domain.cancel(order, at)
+        case RefuseCancel(reason=reason, at=at):
+            return domain.refuse_cancel(order, reason, at)
+        case Ship(shipment_id=shipment_id, at=at):
+            return domain.ship(order, shipment_id, at)
+
+
+def _written(outcome: Appended | Written | DockyardError, positions: dict[str, Position | None]) -> Outcome:
+    if not isinstance(outcome, Appended):
+        return outcome
+    position = positions[outcome.after.order_id]
+    if position is None:
+        return Unavailable("the order changed meanwhile", code="version-conflict")
+    return Written(outcome.after, position)
+
+
+def _checkout(order: Order, request: Placing) -> SagaStart:
+    return SagaStart(checkout_id(order.order_id), CHECKOUT.name, checkout_of(order), request.traceparent)
+
+
+def _cancellations(
+    changes: Sequence[Change], outcomes: Sequence[object], results: Sequence[Outcome]
+) -> list[SagaStart]:
+    """A confirmed order is taken back by a saga of its own; a pending one by its checkout, which undoes itself."""
+    return [
+        SagaStart(
+            cancellation_id(change.order_id, result.order.version),
+            CANCELLATION.name,
+            Cancellation(change.order_id),
+            change.traceparent,
+        )
+        for change, outcome, result in zip(changes, outcomes, results, strict=True)
+        if isinstance(change, RequestCancel)
+        and isinstance(outcome, Appended)
+        and isinstance(result, Written)
+        and result.order.decided
+    ]
+
+
+async def _replayed(unit: Unit, claims: Sequence[Claim]) -> dict[bytes, Written]:
+    """The orders that earlier requests under the same keys made, by what the barrier kept."""
+    answers = {claim.answer: msgspec.json.decode(claim.answer, type=_Answer) for claim in claims if isinstance(claim, Replay)}
+    orders = await unit.orders.load({answer.order_id for answer in answers.values()}) if answers else {}
+    return {
+        kept: Written(orders[answer.order_id], Position.parse(answer.position), replayed=True)
+        for kept, answer in answers.items()
+    }
+
+
+def _settled(claim: Claim, replays: dict[bytes, Written]) -> Outcome:
+    match claim:
+        case Replay(answer=kept):
+            return replays[kept]
+        case OtherRequest():
+            return _other_request()
+        case _:
+            # Claim and answer share one commit here, so no other claim can be seen.
+            raise AssertionError(f"unexpected claim {claim}")
+
+
+def _other_request() -> Mismatch:
+    return Mismatch("this Idempotency-Key was used with a different request; use a new key")
+
+
+def _answer(written: Written) -> bytes:
+    return msgspec.json.encode(_Answer(written.order.order_id, str(written.position or "")))
+
+
+def place_key(key: str) -> Key:
+    return Key(f"key:{key}", "place-order", Operation.DO)
+
+
+def cancel_key(key: str) -> Key:
+    return Key(f"key:{key}", "cancel-order", Operation.DO)

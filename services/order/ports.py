@@ -1,0 +1,84 @@
+"""What the order service's handlers need from the world, in their own words."""
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from libs.eventsourcing.position import Position
+from libs.kernel.money import Money
+from libs.tcc.barrier import Claim, Entry, Key
+from services.order.domain import Event, Order
+from services.order.saga import Cancellation, Checkout
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """Events that follow `version` events already in the order's stream, and the order they make."""
+
+    after: Order
+    version: int
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SagaStart:
+    """A saga to run once the transaction that decided on it has committed."""
+
+    saga_id: str
+    saga: str
+    input: Checkout | Cancellation
+    traceparent: str
+
+
+class Orders(Protocol):
+    """The event streams of orders."""
+
+    async def load(self, order_ids: Collection[str]) -> Mapping[str, Order]:
+        """Each existing order as its events add up to now."""
+        ...
+
+    async def append(self, appends: Sequence[Appended]) -> Sequence[Position | None]:
+        """Adds events, and tells the world through the outbox; None where somebody else was faster."""
+        ...
+
+
+class Catalogue(Protocol):
+    """The local copy of inventory's products."""
+
+    async def prices(self, skus: Collection[str]) -> Mapping[str, Money]:
+        """The price of each product that is known."""
+        ...
+
+
+class Sagas(Protocol):
+    async def start(self, starts: Sequence[SagaStart]) -> None:
+        """Records the sagas in this transaction and runs them after its commit."""
+        ...
+
+
+class Barrier(Protocol):
+    """See `libs.tcc.barrier`."""
+
+    async def claim(self, entries: Sequence[Entry]) -> Sequence[Claim]: ...
+
+    async def answer(self, answers: Sequence[tuple[Key, bytes]]) -> None: ...
+
+
+class Unit(Protocol):
+    """One transaction: everything done through it commits together or not at all."""
+
+    @property
+    def orders(self) -> Orders: ...
+    @property
+    def catalogue(self) -> Catalogue: ...
+    @property
+    def sagas(self) -> Sagas: ...
+    @property
+    def barrier(self) -> Barrier: ...
+
+
+class Units(Protocol):
+    def open(self) -> AbstractAsyncContextManager[Unit]:
+        """Begins a transaction; leaving without an error commits it."""
+        ...
