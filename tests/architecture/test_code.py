@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -13,6 +13,9 @@ NAMES_FILE = "libs/telemetry/names.py"
 # First arguments of these are names that dashboards, alerts and tests rely on.
 NAMING_CALLS = frozenset({"span", "start_span", "start_as_current_span", "set_attribute"})
 NAMING_CLASSES = frozenset({"Counter", "Gauge", "Histogram", "Summary"})
+
+SUPPRESSION = re.compile(r"# *(noqa|type: *ignore)\b")
+REASON = re.compile(r"# *(noqa: *[A-Z0-9, ]+|type: *ignore\[[\w, -]+\]) *[#(–—:-] *\w")
 
 
 def literal_telemetry_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -81,17 +84,30 @@ def test_a_test_that_waits_for_luck_is_found() -> None:
     assert not list(sleeps_outside_loops(ast.parse("await asyncio.sleep(0)")))
 
 
+def silent_suppressions(lines: Sequence[str]) -> Iterator[int]:
+    """Numbers of the lines that silence a linter without a reason beside it or above it."""
+    explained_above = False
+    for number, line in enumerate(lines, start=1):
+        if SUPPRESSION.search(line):
+            if not explained_above and not REASON.search(line):
+                yield number
+        else:
+            explained_above = line.strip().startswith("#")
+
+
 def test_suppressions_say_why() -> None:
-    """`# noqa: X` and `# type: ignore[x]` are followed by a reason, on the same line or the line above."""
-    silent = []
-    for path, _ in modules("libs", "services", "dockyard"):
-        lines = (ROOT / path).read_text().splitlines()
-        for number, line in enumerate(lines, start=1):
-            suppression = re.search(r"#\s*(noqa|type: ignore)", line)
-            explained = suppression and re.search(r"(noqa: [A-Z0-9, ]+|ignore\[[\w, -]+\])\s*(#|-|—|:|–)\s*\w", line)
-            if suppression and not explained and not lines[number - 2].strip().startswith("#"):
-                silent.append(f"{path}:{number}: {line.strip()}")
+    silent = [
+        f"{path}:{number}"
+        for path, _ in modules("libs", "services", "dockyard")
+        for number in silent_suppressions((ROOT / path).read_text().splitlines())
+    ]
     assert silent == []
+
+
+def test_a_suppression_without_a_reason_is_found() -> None:
+    assert list(silent_suppressions(["import x  # noqa: PLC0415"])) == [1]
+    assert not list(silent_suppressions(["import x  # noqa: PLC0415  (a third of a second)"]))
+    assert not list(silent_suppressions(["# Slow.", "import x  # noqa: PLC0415", "import y  # noqa: PLC0415"]))
 
 
 def test_the_smell_report_works() -> None:
