@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from sqlalchemy import BigInteger, Text, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from libs.eventsourcing.position import START, Position
+from libs.runtime.position import START, Position
 from libs.eventsourcing.store import PostgresEventStore, Recorded
 from libs.kernel.errors import InDoubt, Unavailable
 from libs.runtime.clock import Clock

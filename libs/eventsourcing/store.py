@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, Integer, Text, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from libs.eventsourcing.position import Position
+from libs.runtime.position import Position
 
 EVENTS_DDL = (
     """

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from libs.eventsourcing.position import Position
+from libs.runtime.position import Position
 from libs.kernel.errors import DockyardError, Mismatch, NotFound, Unavailable
 from libs.tcc.barrier import Claim, Entry, First, Key, Operation, Replay, Unfinished
 from libs.tcc.barrier import Mismatch as OtherRequest

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from libs.eventsourcing.position import Position
+from libs.runtime.position import Position
 from libs.kernel.money import Money
 from libs.tcc.barrier import Claim, Entry, Key
 from services.order.domain import Event, Order

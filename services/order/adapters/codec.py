@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.eventsourcing.codec import EventCodec
-from libs.messaging.outbox import OutgoingEvent
+from libs.messaging.event import OutgoingEvent
 from libs.runtime.clock import Ids
 from libs.telemetry.tracing import current_traceparent
 from proto.events.v1 import events_pb2

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Row, text
 
-from libs.eventsourcing.position import Position
+from libs.runtime.position import Position
 from libs.eventsourcing.projection import Projector
 from libs.eventsourcing.store import PostgresEventStore, Recorded
 from libs.kernel.errors import NotFound

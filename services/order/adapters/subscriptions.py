@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import BigInteger, Text
 
 from libs.kernel.errors import DockyardError, Refused
-from libs.messaging.broker import Delivery
+from libs.messaging.event import Delivery
 from libs.telemetry.logs import get_logger
 from proto.events.v1 import events_pb2
 from services.order.adapters.units import PostgresUnits

@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import Text
 
-from libs.eventsourcing.position import Position
+from libs.runtime.position import Position
 from libs.eventsourcing.store import Append, NewEvent, PostgresEventStore
 from libs.eventsourcing.store import Appended as Stored
 from libs.kernel.money import Money

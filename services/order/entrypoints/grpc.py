@@ -5,7 +5,7 @@ from datetime import UTC
 
 import grpc
 
-from libs.eventsourcing.position import Position
+from libs.runtime.position import Position
 from libs.kernel.errors import Invalid
 from libs.kernel.money import Money
 from libs.runtime.http_edge import decode_page_token, encode_page_token

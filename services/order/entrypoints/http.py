@@ -7,7 +7,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from libs.eventsourcing.position import Position
+from libs.runtime.position import Position
 from libs.kernel.errors import Invalid
 from libs.runtime.http_edge import (
     DOCKYARD_AFTER,
