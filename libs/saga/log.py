@@ -1,0 +1,93 @@
+"""Where sagas are remembered."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from libs.saga.machine import AnyEntry, Ended, Parked, Resumed, UndoDecided
+
+RUNNING = "running"
+UNDOING = "undoing"
+PARKED = "parked"
+ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A saga to run: its definition's name and version, what it is about, and the trace it belongs to."""
+
+    saga_id: str
+    saga: str
+    version: int
+    input: Any
+    traceparent: str
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A log entry with its place in the log and its time."""
+
+    seq: int
+    at: datetime
+    entry: AnyEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """An instance with its whole log, oldest line first."""
+
+    instance: Instance
+    status: str
+    lines: Sequence[Line]
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """Lines to add to one saga's log. Lines that are there already are left as they are."""
+
+    saga_id: str
+    lines: Sequence[Line]
+
+
+def status_after(lines: Sequence[Line]) -> tuple[str, str, str] | None:
+    """The status these lines lead to, with outcome and parked reason; None when they do not change it."""
+    for line in reversed(lines):
+        match line.entry:
+            case Ended(outcome=outcome):
+                return ENDED, outcome, ""
+            case Parked(reason=reason):
+                return PARKED, "", reason
+            case UndoDecided():
+                return UNDOING, "", ""
+            case Resumed():
+                return RUNNING, "", ""
+    return None
+
+
+class SagaLog(Protocol):
+    """The promise: what `write` returned from survives; the rest of the protocol reads it back."""
+
+    async def write(self, tails: Sequence[Tail]) -> None:
+        """Adds the lines of many sagas in one transaction. Writing the same lines again changes nothing."""
+        ...
+
+    async def unfinished(self, after: str, limit: int) -> Sequence[Remembered]:
+        """Sagas that are neither ended nor parked, by id, after this id."""
+        ...
+
+    async def load(self, saga_ids: Sequence[str]) -> Mapping[str, Remembered]:
+        """The sagas that exist among these."""
+        ...
+
+    def exclusive(self) -> AbstractAsyncContextManager["Hold"]:
+        """Waits until no other process runs this log's sagas, then holds that right."""
+        ...
+
+
+class Hold(Protocol):
+    async def check(self) -> None:
+        """Returns while the right is still held. Raises Unavailable when it is lost."""
+        ...

@@ -1,0 +1,98 @@
+"""A saga's log in words, for people: what was tried, what came of it, and what it waits for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from libs.saga.log import Line
+from libs.saga.machine import (
+    AnyEntry,
+    CancelRequested,
+    Ended,
+    Parked,
+    Resumed,
+    Started,
+    StepDone,
+    StepFailed,
+    StepRefused,
+    UndoDecided,
+    UndoDone,
+    UndoFailed,
+    fold,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One line of a timeline; `step` and `attempt` are empty and 0 where it is about the whole saga."""
+
+    at: datetime
+    what: str
+    step: str = ""
+    attempt: int = 0
+    detail: str = ""
+
+
+def moments(lines: Sequence[Line]) -> list[Moment]:
+    """The log in words, oldest first."""
+    return [Moment(line.at, *_words(line.entry)) for line in lines]
+
+
+def state_of(lines: Sequence[Line]) -> str:
+    """running, undoing, parked, completed or undone."""
+    state = fold(line.entry for line in lines)
+    if state.outcome is not None:
+        return state.outcome
+    if state.parked is not None:
+        return "parked"
+    return "undoing" if state.undo is not None else "running"
+
+
+def waits_for(lines: Sequence[Line]) -> str:
+    """What an unfinished saga waits for since when; "" when it has ended."""
+    state = fold(line.entry for line in lines)
+    if state.outcome is not None or not lines:
+        return ""
+    since = f"since {lines[-1].at.isoformat(timespec='milliseconds')}"
+    if state.parked is not None:
+        return f"an operator, {since}: {state.parked}"
+    last = lines[-1].entry
+    match last:
+        case StepFailed(step=step, attempt=attempt) | UndoFailed(step=step, attempt=attempt):
+            return f"the next try of {step} (number {attempt + 1}), {since}"
+        case _:
+            return f"the {'undo' if state.undo else 'step'} after {_words(last)[0]!r}, {since}"
+
+
+def _words(entry: AnyEntry) -> tuple[str, str, int, str]:
+    """What happened, at which step, at which try, and what more there is to say."""
+    match entry:
+        case Started():
+            return "saga started", "", 0, ""
+        case StepDone(step=step, result=result):
+            return f"{step} done", step, 0, _detail(result)
+        case StepRefused(step=step, code=code, message=message):
+            return f"{step} refused: {code}", step, 0, message
+        case StepFailed(step=step, attempt=attempt, kind=kind, message=message):
+            return f"{step} {kind}", step, attempt, message
+        case UndoDecided(step=step, code=code, message=message):
+            return f"undo decided: {code}", step, 0, message
+        case UndoDone(step=step, result=result):
+            return f"{step} undone", step, 0, _detail(result)
+        case UndoFailed(step=step, attempt=attempt, message=message):
+            return f"undo of {step} failed", step, attempt, message
+        case CancelRequested(reason=reason):
+            return "cancel requested", "", 0, reason
+        case Parked(reason=reason):
+            return "parked", "", 0, reason
+        case Resumed(by=by, why=why):
+            return f"resumed by {by}", "", 0, why
+        case Ended(outcome=outcome):
+            return f"saga ended: {outcome}", "", 0, ""
+
+
+def _detail(result: Any) -> str:
+    if isinstance(result, dict):
+        return " ".join(f"{name}={value}" for name, value in result.items())
+    return "" if result is None else str(result)
