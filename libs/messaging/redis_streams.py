@@ -29,7 +29,7 @@ _ATTRIBUTES = ("id", "type", "source", "subject", "time", "traceparent")
 class RedisStreamsBroker:
     """Publishes to and reads from Redis Streams. Raises Unavailable when Redis cannot be reached or is full."""
 
-    def __init__(self, redis: "Redis[bytes]") -> None:
+    def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
     @classmethod
@@ -54,7 +54,7 @@ class RedisStreamsBroker:
             await pipeline.watch(_epoch_key(source))
             if await pipeline.get(_epoch_key(source)) != epoch.encode():
                 raise StreamsLost(source)
-            pipeline.multi()
+            pipeline.multi()  # type: ignore[no-untyped-call]
             for event in events:
                 pipeline.xadd(stream_of(event.topic, event.subject), _fields(event))
             try:
@@ -68,7 +68,7 @@ class RedisStreamsBroker:
 
     async def current_epoch(self, source: str) -> str:
         async with _mapped():
-            return (await self._redis.get(_epoch_key(source)) or b"").decode()
+            return _text(await self._redis.get(_epoch_key(source)) or b"")
 
     async def ends(self, topics: Sequence[str]) -> Mapping[str, str]:
         names = _streams(topics)
@@ -76,7 +76,7 @@ class RedisStreamsBroker:
             for name in names:
                 pipeline.xrevrange(name, count=1)
             newest = await pipeline.execute()
-        return {name: entries[0][0].decode() for name, entries in zip(names, newest, strict=True) if entries}
+        return {name: _text(entries[0][0]) for name, entries in zip(names, newest, strict=True) if entries}
 
     async def consumed(self, ends: Mapping[str, str]) -> bool:
         async with _mapped():
@@ -105,7 +105,7 @@ class RedisStreamsBroker:
         self, group: str, consumer: str, topics: Sequence[str], count: int, seconds: float
     ) -> Sequence[Delivery]:
         block = int(min(seconds, BLOCK_SECONDS_MAX) * 1000)
-        wanted = dict.fromkeys(_streams(topics), ">")
+        wanted: dict[Any, Any] = dict.fromkeys(_streams(topics), ">")
         async with _mapped():
             answer = await self._in_group(
                 group, topics, lambda: self._redis.xreadgroup(group, consumer, wanted, count=count, block=block)
@@ -113,7 +113,7 @@ class RedisStreamsBroker:
         return _deliveries(answer)
 
     async def resume(self, group: str, consumer: str, topics: Sequence[str], count: int) -> Sequence[Delivery]:
-        wanted = dict.fromkeys(_streams(topics), "0")
+        wanted: dict[Any, Any] = dict.fromkeys(_streams(topics), "0")
         async with _mapped():
             await self._claim_abandoned(group, consumer, topics, count)
             answer = await self._in_group(
@@ -172,6 +172,10 @@ def stream_of(topic: str, subject: str) -> str:
 
 def _streams(topics: Sequence[str]) -> list[str]:
     return [f"dockyard:{topic}:{number}" for topic in topics for number in range(STREAMS_PER_TOPIC)]
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _epoch_key(source: str) -> str:

@@ -69,7 +69,7 @@ _NEVER_SENT = ("failed to connect", "connection refused", "dns resolution failed
 Method = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
 
 
-class _Entrance(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships no types for its interceptors
+class _Entrance(grpc.aio.ServerInterceptor):
     """Around every call: its trace, its metrics, and its error as a rich status."""
 
     async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
@@ -77,7 +77,7 @@ class _Entrance(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships
         if handler is None or handler.unary_unary is None:
             return handler
         traceparent = next((value for key, value in details.invocation_metadata if key == "traceparent"), None)
-        behaviour = _guarded(details.method, handler.unary_unary, traceparent)
+        behaviour = _guarded(details.method, handler.unary_unary, str(traceparent or ""))
         return grpc.unary_unary_rpc_method_handler(
             behaviour,
             request_deserializer=handler.request_deserializer,
@@ -139,7 +139,7 @@ def _packed(message: Any) -> any_pb2.Any:
 def call_error(error: grpc.aio.AioRpcError) -> DockyardError:
     """What a failed call means to its caller: the peer's own error, or the safest reading of a bare status."""
     message = error.details() or error.code().name
-    status = rpc_status.from_call(error)
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it only reads code, details and metadata
     for detail in status.details if status is not None else ():
         info = error_details_pb2.ErrorInfo()
         if detail.Unpack(info) and info.domain == ERROR_DOMAIN:

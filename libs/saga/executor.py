@@ -276,7 +276,7 @@ class Executor:
         command = make(run.instance.input, run.state.results)
         place = f"{step.name}.{context.operation}"
         failpoint(f"saga.before-call:{place}")
-        attributes = {
+        attributes: dict[str, str | int] = {
             names.SAGA_ID: context.saga_id,
             names.SAGA_STEP: step.name,
             names.SAGA_ATTEMPT: context.attempt,

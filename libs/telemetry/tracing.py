@@ -29,7 +29,7 @@ from libs.telemetry import names
 _TRACEPARENT_LETTERS = 55
 _HEX = frozenset("0123456789abcdef")
 
-Attributes = Mapping[str, str | int | float | bool]
+Attributes = Mapping[str, str] | Mapping[str, int] | Mapping[str, str | int]
 
 
 class _State:

@@ -30,6 +30,7 @@ class Placing:
 class Confirm:
     order_id: str
     at: datetime
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class EndUnconfirmed:
     reason: str
     message: str
     at: datetime
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class RequestCancel:
 class MarkCancelled:
     order_id: str
     at: datetime
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class RefuseCancel:
     order_id: str
     reason: str
     at: datetime
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,7 @@ class Ship:
     order_id: str
     shipment_id: str
     at: datetime
+    traceparent: str = ""
 
 
 # A request whose first try was refused left its claim without an answer: it is decided again.
@@ -117,7 +122,10 @@ async def place_orders(unit: Unit, requests: Sequence[Placing]) -> list[Outcome]
     fresh = [request for request, claim in zip(requests, claims, strict=True) if isinstance(claim, FRESH)]
     prices = await unit.catalogue.prices({line.sku for request in fresh for line in request.command.lines})
     decisions = [domain.place(request.command, prices) for request in fresh]
-    appends = [Appended(domain.fold(events), 0, events) for events in decisions]
+    appends = [
+        Appended(domain.fold(events), 0, events, request.traceparent)
+        for request, events in zip(fresh, decisions, strict=True)
+    ]
     positions = await unit.orders.append(appends)
     written = {
         request.key: Written(append.after, position)
@@ -173,7 +181,9 @@ def _decided(
         event = _decide(change, order)
     except DockyardError as refusal:
         return refusal
-    return Appended(domain.evolve(order, event), order.version, (event,)) if event else Written(order, None)
+    if event is None:
+        return Written(order, None)
+    return Appended(domain.evolve(order, event), order.version, (event,), change.traceparent)
 
 
 def _decide(change: Change, order: Order) -> domain.Change | None:

@@ -19,6 +19,7 @@ class Appended:
     after: Order
     version: int
     events: tuple[Event, ...]
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from libs.eventsourcing.codec import EventCodec
 from libs.messaging.event import OutgoingEvent
 from libs.runtime.clock import Ids
-from libs.telemetry.tracing import current_traceparent
 from proto.events.v1 import events_pb2
 from proto.kernel.v1 import kernel_pb2
 from services.order import domain
@@ -32,7 +31,7 @@ def integration_events(append: Appended, ids: Ids) -> list[OutgoingEvent]:
             source=SOURCE,
             subject=append.after.order_id,
             time=event.at,
-            traceparent=current_traceparent(),
+            traceparent=append.traceparent,
             data=message.SerializeToString(),
         )
         for event, publish in messages

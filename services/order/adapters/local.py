@@ -7,6 +7,7 @@ from libs.runtime.batching import Batcher
 from libs.runtime.clock import Clock
 from libs.saga.definition import Command
 from libs.saga.executor import CommandContext
+from libs.telemetry.tracing import current_traceparent
 from services.order.handlers import Change, Confirm, EndUnconfirmed, MarkCancelled, RefuseCancel, Written
 
 Answer = dict[str, str]
@@ -26,18 +27,18 @@ class OrderParticipant:
         return {}
 
     def _change(self, command: Command, context: CommandContext) -> Change | None:
-        order_id, now = command.body.order_id, self._clock.now()
+        order_id, now, trace = command.body.order_id, self._clock.now(), current_traceparent()
         match command.name:
             case "accept-order":
                 # Done in the commit that started the saga.
                 return None
             case "confirm-order":
-                return Confirm(order_id, now)
+                return Confirm(order_id, now, trace)
             case "reject-order":
-                return EndUnconfirmed(order_id, context.undo_code, context.undo_message, now)
+                return EndUnconfirmed(order_id, context.undo_code, context.undo_message, now, trace)
             case "mark-cancelled":
-                return MarkCancelled(order_id, now)
+                return MarkCancelled(order_id, now, trace)
             case "refuse-cancel":
-                return RefuseCancel(order_id, context.undo_code, now)
+                return RefuseCancel(order_id, context.undo_code, now, trace)
             case unknown:
                 raise NotFound(f"the order service has no command {unknown}")

@@ -38,7 +38,7 @@ class Effect:
     """How a command is known to its participant's barrier, and the message that carries it."""
 
     step: str
-    operation: participant_pb2.Operation
+    operation: participant_pb2.Operation.ValueType
     message: Callable[[participant_pb2.CommandContext, Any], Any]
 
 
@@ -107,6 +107,7 @@ class BatchParticipant:
     def __init__(
         self, name: str, effects: Mapping[str, Effect], call: Call, clock: Clock, calls_in_flight_max: int
     ) -> None:
+        self.name = name
         self._effects = effects
         self._call = call
         self._clock = clock

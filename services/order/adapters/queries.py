@@ -128,7 +128,7 @@ def _fold(events: Sequence[Recorded]) -> Order:
 
 def _view(row: Row[Any]) -> OrderView:
     (order_id, customer_id, status, reason, coordination, lines, total_minor, currency, ship_to,
-     placed_at, updated_at, version, parked_reason) = row  # fmt: skip
+     placed_at, updated_at, version, parked_reason) = row.tuple()  # fmt: skip
     return OrderView(
         order_id=order_id,
         customer_id=customer_id,

@@ -69,14 +69,14 @@ class ShippedOrders:
 
     async def apply(self, connection: AsyncConnection, deliveries: Sequence[Delivery]) -> None:
         dispatched = [
-            events_pb2.ShipmentDispatched.FromString(delivery.data)
+            (events_pb2.ShipmentDispatched.FromString(delivery.data), delivery.traceparent)
             for delivery in deliveries
             if delivery.type == events_pb2.ShipmentDispatched.DESCRIPTOR.full_name
         ]
         # One change for each order: an order has one live shipment, and a repeat changes nothing.
         ships = {
-            event.order_id: Ship(event.order_id, event.shipment_id, event.at.ToDatetime(tzinfo=UTC))
-            for event in dispatched
+            event.order_id: Ship(event.order_id, event.shipment_id, event.at.ToDatetime(tzinfo=UTC), traceparent)
+            for event, traceparent in dispatched
         }
         if ships:
             outcomes = await change_orders(self._units.joining(connection), list(ships.values()))

@@ -9,18 +9,21 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import Text
 
-from libs.runtime.position import Position
 from libs.eventsourcing.store import Append, NewEvent, PostgresEventStore
 from libs.eventsourcing.store import Appended as Stored
 from libs.kernel.money import Money
 from libs.messaging.outbox import Outbox
-from libs.runtime.clock import Ids
+from libs.runtime.clock import Clock, Ids
 from libs.runtime.database import Database
 from libs.runtime.failpoints import declare, failpoint
+from libs.runtime.position import Position
+from libs.saga.log import Instance
+from libs.saga.postgres_log import start_rows
 from libs.tcc.postgres_barrier import PostgresBarrier
 from services.order.adapters.codec import CODEC, integration_events
 from services.order.domain import Order, fold
 from services.order.ports import Appended, SagaStart
+from services.order.saga import SAGAS
 
 declare("order.commit.before", "order.commit.after")
 
@@ -35,10 +38,7 @@ class Committed:
     """What a transaction did, told to whoever acts on it once it is durable."""
 
     orders: list[Order] = field(default_factory=list)
-    sagas: list[SagaStart] = field(default_factory=list)
-
-
-StartRows = Callable[[AsyncConnection, Sequence[SagaStart]], "object"]
+    sagas: list[Instance] = field(default_factory=list)
 
 
 class PostgresOrders:
@@ -66,7 +66,7 @@ class PostgresOrders:
                 Append(
                     append.after.order_id,
                     append.version,
-                    [NewEvent(*CODEC.encode(event), recorded_at=event.at) for event in append.events],
+                    [NewEvent(*CODEC.encode(event), event.at, append.traceparent) for event in append.events],
                 )
                 for append in appends
             ]
@@ -101,7 +101,7 @@ class PostgresSagas:
             return
         now = self._clock.now()
         instances = [
-            SagaInstance(start.saga_id, start.saga, SAGAS[start.saga].version, start.input, start.traceparent, now)
+            Instance(start.saga_id, start.saga, SAGAS[start.saga].version, start.input, start.traceparent, now)
             for start in starts
         ]
         await start_rows(self._connection, instances)

@@ -1,7 +1,7 @@
 """What REST and gRPC do alike: take a request in, wait for it as long as its caller wants to, answer."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 
 from libs.kernel.errors import NotFound, StillRunning
@@ -82,7 +82,7 @@ class Desk:
                 written = await self._once("cancel", request, self._changing.submit(change))
                 return await self._waited(written, request, settled, _settled)
 
-    async def _once(self, operation: str, request: Request, work: "asyncio.Future[Written]") -> Written:
+    async def _once(self, operation: str, request: Request, work: Awaitable[Written]) -> Written:
         """Refuses a second request under a key whose first is still being worked on."""
         name = (operation, request.key)
         if name in self._running:

@@ -2,6 +2,7 @@
 
 import hashlib
 from datetime import UTC
+from typing import Any
 
 import grpc
 
@@ -33,7 +34,7 @@ STATUSES = {
     "cancelled": order_pb2.ORDER_STATUS_CANCELLED,
 }
 
-Context = grpc.aio.ServicerContext
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class OrderServicer(order_pb2_grpc.OrderServiceServicer):
@@ -92,7 +93,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
             order_pb2.HistoryEvent(
                 version=event.version,
                 type=event.type,
-                data_json=bytes(event.data).decode(),
+                data_json=event.data,
                 recorded_at=timestamp(event.recorded_at),
             )
             for event in await self._queries.events(request.order_id)

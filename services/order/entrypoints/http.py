@@ -176,7 +176,7 @@ def router(desk: Desk, queries: OrderQueries, timelines: Timelines) -> APIRouter
             {
                 "version": event.version,
                 "type": event.type,
-                "data": msgspec.Raw(event.data),
+                "data": msgspec.Raw(event.data.encode()),
                 "recorded_at": event.recorded_at,
             }
             for event in await queries.events(order_id)
