@@ -1,0 +1,159 @@
+"""Real servers for the tests: one PostgreSQL and one Redis a session, a fresh database a test."""
+
+import asyncio
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+import pytest_asyncio
+import redis.asyncio as redis_client
+
+from dockyard.local.account import give, server_account
+from dockyard.local.ports import free_port
+from dockyard.local.postgres import (
+    PostgresPlan,
+    find_binaries,
+    initialise,
+    reachable,
+    start_postgres,
+    stop_postgres,
+)
+from dockyard.local.redis import RedisPlan, find_redis, start_redis, stop_redis
+from libs.runtime.migrate import migrate
+
+MakeDatabase = Callable[..., Awaitable[str]]
+
+# What the databases of one run share: two runs on one given server do not meet.
+RUN = f"{os.getpid()}_{secrets.token_hex(3)}"
+ROLE = f"dockyard_test_{RUN}"
+PASSWORD = secrets.token_urlsafe(16)
+
+
+@pytest.fixture(scope="session")
+def server_directory() -> Iterator[Path]:
+    """A directory that the servers' account may enter (pytest's own are closed to others)."""
+    directory = Path(tempfile.mkdtemp(prefix="dockyard-test-"))
+    directory.chmod(0o711)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(server_directory: Path) -> Iterator[str]:
+    """The URL of a PostgreSQL's administrator: DOCKYARD_POSTGRES_URL, or a server for this session."""
+    given = os.environ.get("DOCKYARD_POSTGRES_URL")
+    if given:
+        yield given
+        return
+    account = server_account()
+    binaries = reachable(find_binaries(os.environ.get("PATH", "")), account, server_directory / "installed")
+    plan = PostgresPlan(
+        data=server_directory / "postgres",
+        log=server_directory / "postgres.log",
+        port=free_port(),
+        password=secrets.token_urlsafe(16),
+        account=account,
+    )
+    initialise(binaries, plan, sync=False)
+    process = start_postgres(binaries, plan)
+    yield plan.admin_url
+    stop_postgres(process)
+
+
+@pytest.fixture(scope="session")
+def redis_server(server_directory: Path) -> Iterator[str]:
+    """The URL of a Redis: DOCKYARD_REDIS_URL, or a server for this session."""
+    given = os.environ.get("DOCKYARD_REDIS_URL")
+    if given:
+        yield given
+        return
+    plan = RedisPlan(
+        directory=server_directory, log=server_directory / "redis.log", port=free_port(), password=secrets.token_hex(16)
+    )
+    process = start_redis(find_redis(os.environ.get("PATH", "")), plan)
+    yield plan.url
+    stop_redis(process)
+
+
+@pytest_asyncio.fixture
+async def clean_redis(redis_server: str) -> str:
+    """The URL of a Redis that holds nothing."""
+    client = redis_client.Redis.from_url(redis_server)
+    await client.flushdb()
+    await client.aclose()
+    return redis_server
+
+
+@pytest.fixture(scope="session")
+def ordinary_role(postgres_server: str) -> Iterator[str]:
+    """A role that owns the tests' databases and may nothing else, as in production."""
+    asyncio.run(_administer(postgres_server, f"CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'"))
+    yield ROLE
+    asyncio.run(_drop_everything(postgres_server))
+
+
+@pytest_asyncio.fixture
+async def make_database(postgres_server: str, ordinary_role: str) -> AsyncIterator[MakeDatabase]:
+    """`await make_database(hint, migrations_dir=None)` makes a fresh database, owned by an ordinary role; its URL.
+
+    With a migrations directory the schema is there: it is migrated once a session and then copied.
+    """
+    made: list[str] = []
+
+    async def make(hint: str, migrations_dir: Path | None = None) -> str:
+        template = "template1" if migrations_dir is None else await _migrated(postgres_server, migrations_dir)
+        name = f"t_{RUN}_{hint.replace('-', '_')[:24]}_{secrets.token_hex(3)}"
+        await _administer(postgres_server, f"CREATE DATABASE {name} OWNER {ordinary_role} TEMPLATE {template}")
+        made.append(name)
+        return _url_of(postgres_server, name)
+
+    yield make
+    for name in made:
+        await _administer(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+_templates: dict[Path, str] = {}
+
+
+async def _migrated(admin_url: str, directory: Path) -> str:
+    if directory not in _templates:
+        name = f"t_{RUN}_template_{len(_templates)}"
+        await _administer(admin_url, f"CREATE DATABASE {name} OWNER {ROLE}")
+        await migrate(_url_of(admin_url, name), directory)
+        _templates[directory] = name
+    return _templates[directory]
+
+
+async def _administer(admin_url: str, *statements: str) -> None:
+    connection = await asyncpg.connect(admin_url)
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+async def _drop_everything(admin_url: str) -> None:
+    connection = await asyncpg.connect(admin_url)
+    try:
+        ours = await connection.fetch(
+            "SELECT datname FROM pg_database WHERE datdba = (SELECT oid FROM pg_roles WHERE rolname = $1)", ROLE
+        )
+        for (name,) in ours:
+            await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await connection.execute(f"DROP ROLE {ROLE}")
+    finally:
+        await connection.close()
+
+
+def _url_of(admin_url: str, database: str) -> str:
+    """The ordinary role's URL of a database on the administrator's server."""
+    parts = urlsplit(admin_url)
+    where = parts.netloc.rpartition("@")[2]
+    return urlunsplit(("postgresql", f"{ROLE}:{quote(PASSWORD, safe='')}@{where}", f"/{database}", parts.query, ""))

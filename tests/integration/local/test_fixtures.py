@@ -1,0 +1,46 @@
+"""The fixtures' promises."""
+
+from pathlib import Path
+
+import asyncpg
+import redis.asyncio as redis_client
+
+from tests.conftest import MakeDatabase
+
+ORDER_MIGRATIONS = Path("services/order/migrations").resolve()
+
+
+async def test_a_fresh_database_belongs_to_an_ordinary_role(make_database: MakeDatabase) -> None:
+    connection = await asyncpg.connect(await make_database("mine"))
+    try:
+        assert await connection.fetchval("SELECT NOT rolsuper FROM pg_roles WHERE rolname = current_user")
+        await connection.execute("CREATE TABLE things (name text)")
+        assert await connection.fetchval("SHOW fsync") == "on"
+        assert await connection.fetchval("SHOW max_prepared_transactions") == "64"
+        assert await connection.fetchval("SHOW max_connections") == "200"
+    finally:
+        await connection.close()
+
+
+async def test_two_databases_of_a_test_do_not_meet(make_database: MakeDatabase) -> None:
+    one, other = await make_database("one"), await make_database("other")
+    connection = await asyncpg.connect(one)
+    await connection.execute("CREATE TABLE things (name text)")
+    await connection.close()
+    connection = await asyncpg.connect(other)
+    assert await connection.fetchval("SELECT to_regclass('things')") is None
+    await connection.close()
+
+
+async def test_a_migrated_database_is_a_copy_with_the_schema(make_database: MakeDatabase) -> None:
+    for _ in range(2):
+        connection = await asyncpg.connect(await make_database("order", ORDER_MIGRATIONS))
+        assert await connection.fetchval("SELECT count(*) FROM alembic_version") == 1
+        await connection.close()
+
+
+async def test_a_clean_redis_is_empty(clean_redis: str) -> None:
+    client = redis_client.Redis.from_url(clean_redis)
+    assert await client.dbsize() == 0
+    assert (await client.config_get("maxmemory-policy"))["maxmemory-policy"] == "noeviction"
+    await client.aclose()
