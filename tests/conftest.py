@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 import redis.asyncio as redis_client
 
-from dockyard.local.account import give, server_account
+from dockyard.local.account import server_account
 from dockyard.local.ports import free_port
 from dockyard.local.postgres import (
     PostgresPlan,
