@@ -16,7 +16,9 @@ class EventCodec(Generic[E]):
     An old shape is brought to today's by the upcasters of its name, in order, when it is read; nothing stored changes.
     """
 
-    def __init__(self, types: Mapping[str, type[E]], upcasters: Mapping[str, tuple[Upcaster, ...]] | None = None) -> None:
+    def __init__(
+        self, types: Mapping[str, type[E]], upcasters: Mapping[str, tuple[Upcaster, ...]] | None = None
+    ) -> None:
         self._decoders = {name: msgspec.json.Decoder(kind) for name, kind in types.items()}
         self._types = dict(types)
         self._names = {kind: name for name, kind in types.items()}

@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from sqlalchemy import BigInteger, Text, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from libs.runtime.position import START, Position
 from libs.eventsourcing.store import PostgresEventStore, Recorded
 from libs.kernel.errors import InDoubt, Unavailable
 from libs.runtime.clock import Clock
 from libs.runtime.database import Database
+from libs.runtime.position import START, Position
 from libs.telemetry import names
 from libs.telemetry.logs import get_logger
 from libs.telemetry.tracing import is_recording, span, start_root
@@ -33,9 +33,7 @@ FAILED_SECONDS = 1.0
 
 log = get_logger(__name__)
 
-ENSURE = text(
-    "INSERT INTO projections (name, transaction_id, sequence) VALUES (:name, '0', 0) ON CONFLICT DO NOTHING"
-)
+ENSURE = text("INSERT INTO projections (name, transaction_id, sequence) VALUES (:name, '0', 0) ON CONFLICT DO NOTHING")
 # Where the view is; the lock keeps a second process from feeding the same view.
 LOCK = text("SELECT transaction_id::text::bigint, sequence FROM projections WHERE name = :name FOR UPDATE")
 ADVANCE = text(

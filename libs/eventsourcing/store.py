@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from sqlalchemy import BigInteger, Integer, Text, bindparam, text
-from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
+from sqlalchemy import BigInteger, Text, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.runtime.position import Position
+from libs.runtime.sql import instants, integers, texts
 
 EVENTS_DDL = (
     """
@@ -67,12 +67,9 @@ APPEND = text(
     SELECT stream_id, transaction_id::text::bigint, max(sequence) FROM added GROUP BY stream_id, transaction_id
     """
 ).bindparams(
-    *(
-        bindparam(name, type_=ARRAY(Text))
-        for name in ("stream_ids", "event_stream_ids", "types", "data", "traceparents")
-    ),
-    *(bindparam(name, type_=ARRAY(Integer)) for name in ("expected", "counts", "versions")),
-    bindparam("recorded_at", type_=ARRAY(TIMESTAMP(timezone=True))),
+    *texts("stream_ids", "event_stream_ids", "types", "data", "traceparents"),
+    *integers("expected", "counts", "versions"),
+    *instants("recorded_at"),
 )
 
 _COLUMNS = (
@@ -82,7 +79,7 @@ _COLUMNS = (
 
 # Whole streams, oldest event first.
 LOAD = text(_COLUMNS + " WHERE stream_id = ANY(:stream_ids) ORDER BY stream_id, version").bindparams(
-    bindparam("stream_ids", type_=ARRAY(Text))
+    *texts("stream_ids")
 )
 
 # What was committed after a position, in commit order, as far as nothing older can still appear.

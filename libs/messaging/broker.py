@@ -40,7 +40,9 @@ class Publisher(Protocol):
 
 
 class Subscriber(Protocol):
-    async def read(self, group: str, consumer: str, topics: Sequence[str], count: int, seconds: float) -> Sequence[Delivery]:
+    async def read(
+        self, group: str, consumer: str, topics: Sequence[str], count: int, seconds: float
+    ) -> Sequence[Delivery]:
         """The next deliveries, waiting up to `seconds` for the first; creates the group when it is missing.
 
         What this consumer was given before and has not acknowledged comes first after `resume`.

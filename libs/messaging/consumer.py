@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable, Sequence
 
 from sqlalchemy import Text, bindparam, text
-from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.kernel.errors import InDoubt, Unavailable
@@ -11,6 +10,7 @@ from libs.messaging.broker import Subscriber
 from libs.messaging.event import Delivery
 from libs.runtime.clock import Clock
 from libs.runtime.database import Database
+from libs.runtime.sql import texts
 from libs.telemetry import metrics, names
 from libs.telemetry.logs import get_logger
 from libs.telemetry.tracing import is_recording, span
@@ -65,7 +65,7 @@ RECEIVE = text(
     ON CONFLICT DO NOTHING
     RETURNING event_id
     """
-).bindparams(bindparam("consumer_group", type_=Text), bindparam("event_ids", type_=ARRAY(Text)))
+).bindparams(bindparam("consumer_group", type_=Text), *texts("event_ids"))
 
 PARKED_SUBJECTS = text("SELECT DISTINCT subject FROM parked_messages WHERE consumer_group = :consumer_group")
 PARK = text(
@@ -93,7 +93,7 @@ class Consumer:
     keeps failing is parked and blocks only its own subject: what follows on that subject is parked behind it, in order.
     """
 
-    def __init__(  # noqa: PLR0913  (its collaborators, each of them needed)
+    def __init__(
         self,
         database: Database,
         broker: Subscriber,

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import LargeBinary, Text, bindparam, text
-from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.messaging.event import OutgoingEvent
+from libs.runtime.sql import binaries, instants, texts
 
 OUTBOX_DDL = (
     """
@@ -37,8 +37,6 @@ OUTBOX_DDL = (
     """,
 )
 
-_TEXTS = ("event_ids", "topics", "types", "sources", "subjects", "traceparents")
-
 # Writes the events down in the order given: that is the order in which they will be published.
 ADD = text(
     """
@@ -49,9 +47,7 @@ ADD = text(
      ORDER BY number
     """
 ).bindparams(
-    *(bindparam(name, type_=ARRAY(Text)) for name in _TEXTS),
-    bindparam("times", type_=ARRAY(TIMESTAMP(timezone=True))),
-    bindparam("data", type_=ARRAY(LargeBinary)),
+    *texts("event_ids", "topics", "types", "sources", "subjects", "traceparents"), *instants("times"), *binaries("data")
 )
 
 

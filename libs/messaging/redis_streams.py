@@ -126,7 +126,9 @@ class RedisStreamsBroker:
             await self._in_group(
                 group,
                 topics,
-                lambda name=stream: self._redis.xautoclaim(name, group, consumer, ABANDONED_MS, count=count, justid=True),
+                lambda name=stream: self._redis.xautoclaim(
+                    name, group, consumer, ABANDONED_MS, count=count, justid=True
+                ),
             )
 
     async def acknowledge(self, group: str, deliveries: Sequence[Delivery]) -> None:
@@ -212,7 +214,11 @@ def _deliveries(answer: Any) -> list[Delivery]:
 
 
 def _flat(entries: Any) -> Any:
-    return entries[0] if entries and isinstance(entries[0], list) and entries[0] and isinstance(entries[0][0], list | tuple) else entries
+    return (
+        entries[0]
+        if entries and isinstance(entries[0], list) and entries[0] and isinstance(entries[0][0], list | tuple)
+        else entries
+    )
 
 
 def _delivery(stream: str, entry: str, fields: Mapping[bytes, bytes]) -> Delivery:

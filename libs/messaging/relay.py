@@ -156,7 +156,9 @@ class Relay:
     async def _begin_again(self) -> None:
         """The broker does not know us: publish everything again that a consumer may not have seen."""
         epoch = self._ids.new("epoch")
-        log.warning("the broker is new to us; publishing again", extra={"source": self._source, "from": str(self._safe)})
+        log.warning(
+            "the broker is new to us; publishing again", extra={"source": self._source, "from": str(self._safe)}
+        )
         async with self._database.transaction() as connection:
             await connection.execute(BEGIN, {"source": self._source, "epoch": epoch})
         await self._broker.begin(self._source, epoch)

@@ -25,7 +25,10 @@ class _Gauge(pybreaker.CircuitBreakerListener):
         self._gauge = metrics.BREAKER_OPEN.labels(peer)
 
     def state_change(
-        self, cb: pybreaker.CircuitBreaker, old_state: pybreaker.CircuitBreakerState | None, new_state: pybreaker.CircuitBreakerState
+        self,
+        cb: pybreaker.CircuitBreaker,
+        old_state: pybreaker.CircuitBreakerState | None,
+        new_state: pybreaker.CircuitBreakerState,
     ) -> None:
         self._gauge.set(0 if new_state.name == pybreaker.STATE_CLOSED else 1)
 

@@ -149,6 +149,10 @@ def _failure(name: str, error: BaseException) -> Exception:
     state = getattr(error.orig, "sqlstate", None) or ""
     if state in RETRY_STATES:
         return Unavailable(f"database {name} asks to try again ({state})", code="database-busy")
-    if error.connection_invalidated or isinstance(error, InterfaceError | OperationalError) or state.startswith(("08", "57P", "53")):
+    if (
+        error.connection_invalidated
+        or isinstance(error, InterfaceError | OperationalError)
+        or state.startswith(("08", "57P", "53"))
+    ):
         return Unavailable(f"the connection to {name} was lost")
     return error

@@ -111,7 +111,9 @@ def create_app(service: str, description: str, router: APIRouter, ready: Sequenc
         openapi_url="/openapi.json",
         docs_url="/docs",
         redoc_url=None,
-        responses={"default": {"description": "Any error", "content": {PROBLEM: {"schema": Problem.model_json_schema()}}}},
+        responses={
+            "default": {"description": "Any error", "content": {PROBLEM: {"schema": Problem.model_json_schema()}}}
+        },
     )
     app.include_router(router)
     app.include_router(_operations(ready))
@@ -181,7 +183,9 @@ class _Entrance:
                 raise _TooLarge
             await self._app(scope, _limited(receive), watched_send)
         except _TooLarge:
-            response = problem_response(413, "body-too-large", f"a body has at most {BODY_BYTES_MAX} bytes", scope["path"])
+            response = problem_response(
+                413, "body-too-large", f"a body has at most {BODY_BYTES_MAX} bytes", scope["path"]
+            )
             await response(scope, receive, watched_send)
         except Exception:  # the outermost loop of a request: nothing internal leaves, everything is logged once
             log.exception("request failed", extra={"method": scope["method"], "path": scope["path"]})
@@ -224,7 +228,7 @@ def _route(scope: Scope) -> str:
     return getattr(scope.get("route"), "path", "unmatched")
 
 
-def problem_response(  # noqa: PLR0913  (an RFC 9457 problem has this many members)
+def problem_response(
     status: int,
     code: str,
     detail: str,
@@ -259,9 +263,7 @@ async def _on_dockyard_error(request: Request, error: Exception) -> Response:
     status = status_of(error)
     retry = error.retry_after_seconds or (1.0 if status in _RETRYABLE else None)
     headers = {"Retry-After": str(math.ceil(retry))} if retry else None
-    return problem_response(
-        status, error.code, error.message, request.url.path, details=error.details, headers=headers
-    )
+    return problem_response(status, error.code, error.message, request.url.path, details=error.details, headers=headers)
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
@@ -290,7 +292,9 @@ def idempotency_key(
     if not key:
         raise Invalid("this request needs an Idempotency-Key header", code="idempotency-key-missing")
     if len(key) > KEY_LETTERS_MAX or not key.isascii() or not key.isprintable():
-        raise Invalid(f"an Idempotency-Key is 1 to {KEY_LETTERS_MAX} visible characters", code="idempotency-key-invalid")
+        raise Invalid(
+            f"an Idempotency-Key is 1 to {KEY_LETTERS_MAX} visible characters", code="idempotency-key-invalid"
+        )
     return key
 
 

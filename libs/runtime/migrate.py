@@ -47,7 +47,7 @@ async def migrate(url: str, directory: Path) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": ADVISORY_LOCK})
         context = MigrationContext.configure(
             connection,
-            opts={"fn": lambda revision, _: scripts._upgrade_revs("head", revision)},  # noqa: SLF001
+            opts={"fn": lambda revision, _: scripts._upgrade_revs("head", revision)},
         )
         with Operations.context(context):
             context.run_migrations()

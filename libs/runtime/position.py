@@ -19,7 +19,7 @@ class Position:
     def parse(cls, text: str) -> "Position":
         """Reads what `str` wrote. Raises Invalid."""
         transaction, dot, sequence = text.partition(".")
-        if not (dot and transaction.isdecimal() and sequence.isdecimal() and len(text) <= 40):  # noqa: PLR2004
+        if not (dot and transaction.isdecimal() and sequence.isdecimal() and len(text) <= 40):
             raise Invalid(f"{text[:40]!r} is not a position we gave out", code="position-invalid")
         return cls(int(transaction), int(sequence))
 

@@ -100,7 +100,9 @@ def _run(name: str, work: Callable[[], "Awaitable[None]"]) -> int:
     except (CannotStart, SchemaStale) as error:
         return _say(f"{name} cannot start: {error}", EXIT_ENVIRONMENT)
     except DockyardError as error:
-        return _say(f"{name} cannot start: {error.message}; check its database_url and that the server runs", EXIT_ENVIRONMENT)
+        return _say(
+            f"{name} cannot start: {error.message}; check its database_url and that the server runs", EXIT_ENVIRONMENT
+        )
     return 0
 
 
@@ -201,7 +203,9 @@ def _bind(host: str, port: int) -> socket.socket:
         listener.listen(HTTP_BACKLOG)
     except OSError as error:
         listener.close()
-        raise CannotStart(f"port {port} on {host} is not free ({error.strerror}); stop who uses it or choose another") from error
+        raise CannotStart(
+            f"port {port} on {host} is not free ({error.strerror}); stop who uses it or choose another"
+        ) from error
     listener.setblocking(False)
     return listener
 
@@ -232,5 +236,3 @@ def _signals(stop: asyncio.Event) -> Iterator[None]:
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
-
-

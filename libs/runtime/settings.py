@@ -46,7 +46,10 @@ def load(cls: type[S], prefix: str, environ: Mapping[str, str]) -> S:
     try:
         return cls.model_validate(given)
     except ValidationError as error:
-        problems = [_problem(prefix, str(one["loc"][0]) if one["loc"] else "", one["type"], one["msg"]) for one in error.errors()]
+        problems = [
+            _problem(prefix, str(one["loc"][0]) if one["loc"] else "", one["type"], one["msg"])
+            for one in error.errors()
+        ]
         raise SettingsInvalid("settings are not usable:\n  " + "\n  ".join(problems)) from None
 
 

@@ -90,7 +90,12 @@ Hook = Callable[[Instance, State], None]
 
 def failpoints_of(saga: Saga) -> tuple[str, ...]:
     """Every place where a run of this saga can be killed: around each call and each durable write."""
-    calls = [f"{step.name}.{operation}" for step in saga.steps for operation in ("do", "undo") if operation == "do" or step.undo]
+    calls = [
+        f"{step.name}.{operation}"
+        for step in saga.steps
+        for operation in ("do", "undo")
+        if operation == "do" or step.undo
+    ]
     around = tuple(f"saga.{moment}-call:{call}" for call in calls for moment in ("before", "after"))
     return (*around, *(f"saga.{moment}-write:{what}" for what in WRITES for moment in ("before", "after")))
 
@@ -101,7 +106,7 @@ WRITES = ("lines", "UndoDecided", "Ended", "Parked")
 class Executor:
     """Runs the sagas of one log; `run` until cancelled, in as many processes as you like: one of them has the right."""
 
-    def __init__(  # noqa: PLR0913  (its collaborators, each of them needed)
+    def __init__(
         self,
         sagas: Mapping[str, Saga],
         participants: Mapping[str, Participant],
@@ -270,9 +275,7 @@ class Executor:
             return UndoFailed(step.name, action.attempt, f"{error.code}: {error.message}")
         return UndoDone(step.name, result)
 
-    async def _call(
-        self, run: _Run, step: Step, make: MakeCommand, context: CommandContext, span_name: str
-    ) -> Any:
+    async def _call(self, run: _Run, step: Step, make: MakeCommand, context: CommandContext, span_name: str) -> Any:
         command = make(run.instance.input, run.state.results)
         place = f"{step.name}.{context.operation}"
         failpoint(f"saga.before-call:{place}")
@@ -330,5 +333,3 @@ class Executor:
         for run, tail in written:
             del run.unsaved[: len(tail.lines)]
         return [None] * len(runs)
-
-

@@ -1,11 +1,11 @@
 """What a saga does next, from its definition and its log alone: pure, so recovery is the ordinary path.
 
-    running ──every step done──▶ ended(completed)
-       │ a step refused, or given up, before the pivot was done; or a cancel request
-       ▼
-    undoing ──every done step undone──▶ ended(undone)
+running ──every step done──▶ ended(completed)
+   │ a step refused, or given up, before the pivot was done; or a cancel request
+   ▼
+undoing ──every done step undone──▶ ended(undone)
 
-    either ──a step that must succeed was given up──▶ parked(reason) ──an operator──▶ back
+either ──a step that must succeed was given up──▶ parked(reason) ──an operator──▶ back
 """
 
 from collections.abc import Iterable, Mapping
@@ -258,15 +258,11 @@ def _do(step: Step, progress: Progress) -> Do:
 def _going_back(saga: Saga, state: State) -> tuple[Action, ...]:
     for group in reversed(saga.groups()):
         left = [step for step in group if _needs_undo(step, state.of(step.name))]
-        exhausted = next(
-            (step for step in left if state.of(step.name).undo_failures >= step.retry.attempts_max), None
-        )
+        exhausted = next((step for step in left if state.of(step.name).undo_failures >= step.retry.attempts_max), None)
         if exhausted is not None:
             progress = state.of(exhausted.name)
             return (
-                Record(
-                    Parked(f"undo of {exhausted.name} failed {progress.undo_failures} times: {progress.message}")
-                ),
+                Record(Parked(f"undo of {exhausted.name} failed {progress.undo_failures} times: {progress.message}")),
             )
         if left:
             return tuple(_undo(step, state.of(step.name)) for step in left)

@@ -5,13 +5,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
-from sqlalchemy import Integer, Text, bindparam, text
-from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.kernel.errors import Unavailable
 from libs.runtime.clock import Clock
 from libs.runtime.database import Database
+from libs.runtime.sql import instants, integers, texts
 from libs.saga.log import Instance, Line, Remembered, Tail, status_after
 from libs.saga.machine import AnyEntry
 
@@ -48,10 +48,6 @@ ADVISORY_LOCK = 0x0D0C_5A6A
 TAKE_TURN_SECONDS = 1.0
 
 
-def _texts(*names: str) -> list[Any]:
-    return [bindparam(name, type_=ARRAY(Text)) for name in names]
-
-
 # New sagas, in the transaction that decided on them; one that exists stays as it is.
 START = text(
     """
@@ -62,9 +58,9 @@ START = text(
     ON CONFLICT (saga_id) DO NOTHING
     """
 ).bindparams(
-    *_texts("saga_ids", "sagas", "inputs", "traceparents"),
-    bindparam("versions", type_=ARRAY(Integer)),
-    bindparam("started_at", type_=ARRAY(TIMESTAMP(timezone=True))),
+    *texts("saga_ids", "sagas", "inputs", "traceparents"),
+    *integers("versions"),
+    *instants("started_at"),
 )
 
 # Lines of many logs; a line that is there already stays as it is.
@@ -75,9 +71,9 @@ ADD_LINES = text(
     ON CONFLICT DO NOTHING
     """
 ).bindparams(
-    *_texts("saga_ids", "entries"),
-    bindparam("seqs", type_=ARRAY(Integer)),
-    bindparam("times", type_=ARRAY(TIMESTAMP(timezone=True))),
+    *texts("saga_ids", "entries"),
+    *integers("seqs"),
+    *instants("times"),
 )
 
 # The sagas whose status these lines changed.
@@ -87,22 +83,18 @@ SET_STATUS = text(
       FROM unnest(:saga_ids, :statuses, :outcomes, :reasons, :times) AS new (saga_id, status, outcome, parked_reason, at)
      WHERE sagas.saga_id = new.saga_id
     """
-).bindparams(
-    *_texts("saga_ids", "statuses", "outcomes", "reasons"), bindparam("times", type_=ARRAY(TIMESTAMP(timezone=True)))
-)
+).bindparams(*texts("saga_ids", "statuses", "outcomes", "reasons"), *instants("times"))
 
 _COLUMNS = "SELECT saga_id, saga, version, status, input::text, traceparent, started_at FROM sagas"
 UNFINISHED = text(
     _COLUMNS + " WHERE status IN ('running', 'undoing') AND saga_id > :after ORDER BY saga_id LIMIT :limit"
 )
-BY_ID = text(_COLUMNS + " WHERE saga_id = ANY(:saga_ids)").bindparams(*_texts("saga_ids"))
+BY_ID = text(_COLUMNS + " WHERE saga_id = ANY(:saga_ids)").bindparams(*texts("saga_ids"))
 LINES = text(
     "SELECT saga_id, seq, at, entry::text FROM saga_log WHERE saga_id = ANY(:saga_ids) ORDER BY saga_id, seq"
-).bindparams(*_texts("saga_ids"))
+).bindparams(*texts("saga_ids"))
 TRY_LOCK = text("SELECT pg_try_advisory_lock(:lock)")
-STILL_LOCKED = text(
-    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted"
-)
+STILL_LOCKED = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted")
 
 _decode_entry = msgspec.json.Decoder(AnyEntry).decode
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import LargeBinary, Text, bindparam, text
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from libs.runtime.sql import binaries, texts
 from libs.tcc.barrier import Claim, Entry, Key, Operation, Row, check_batch, do_key, read_claim
 
 BARRIER_DDL = (
@@ -32,13 +32,7 @@ CLAIM = text(
     ON CONFLICT DO NOTHING
     RETURNING transaction_id, step, operation
     """
-).bindparams(
-    *(
-        bindparam(name, type_=ARRAY(Text))
-        for name in ("transaction_ids", "steps", "operations", "inserted_by")
-    ),
-    bindparam("fingerprints", type_=ARRAY(LargeBinary)),
-)
+).bindparams(*texts("transaction_ids", "steps", "operations", "inserted_by"), *binaries("fingerprints"))
 
 # The rows that were there before.
 EXISTING = text(
@@ -47,7 +41,7 @@ EXISTING = text(
       FROM barrier JOIN unnest(:transaction_ids, :steps, :operations) AS asked (transaction_id, step, operation)
            USING (transaction_id, step, operation)
     """
-).bindparams(*(bindparam(name, type_=ARRAY(Text)) for name in ("transaction_ids", "steps", "operations")))
+).bindparams(*texts("transaction_ids", "steps", "operations"))
 
 # Keeps what each effect answered.
 ANSWER = text(
@@ -58,10 +52,7 @@ ANSWER = text(
      WHERE (barrier.transaction_id, barrier.step, barrier.operation)
          = (given.transaction_id, given.step, given.operation)
     """
-).bindparams(
-    *(bindparam(name, type_=ARRAY(Text)) for name in ("transaction_ids", "steps", "operations")),
-    bindparam("answers", type_=ARRAY(LargeBinary)),
-)
+).bindparams(*texts("transaction_ids", "steps", "operations"), *binaries("answers"))
 
 
 class PostgresBarrier:

@@ -23,7 +23,9 @@ BATCH_ROWS = Histogram(names.METRIC_BATCH_ROWS, "Items in a batch", ("batch",), 
 BATCH_SECONDS = Histogram(
     names.METRIC_BATCH_SECONDS, "Seconds a batch took", ("batch",), buckets=_SECONDS, registry=REGISTRY
 )
-SAGAS_ENDED = Counter(names.METRIC_SAGAS_ENDED, "Sagas that ended or were parked", ("saga", "outcome"), registry=REGISTRY)
+SAGAS_ENDED = Counter(
+    names.METRIC_SAGAS_ENDED, "Sagas that ended or were parked", ("saga", "outcome"), registry=REGISTRY
+)
 SAGAS_RUNNING = Gauge(names.METRIC_SAGAS_RUNNING, "Sagas being run by this process", registry=REGISTRY)
 EVENTS_PUBLISHED = Counter(names.METRIC_EVENTS_PUBLISHED, "Events sent to the broker", ("topic",), registry=REGISTRY)
 EVENTS_CONSUMED = Counter(names.METRIC_EVENTS_CONSUMED, "Events applied", ("group", "topic"), registry=REGISTRY)

@@ -157,9 +157,9 @@ def parse(traceparent: str | None) -> SpanContext | None:
     version, _, rest = traceparent.partition("-")
     trace_id, _, rest = rest.partition("-")
     span_id, _, flags = rest.partition("-")
-    if version == "ff" or len(trace_id) != 32 or len(span_id) != 16 or not _HEX.issuperset(trace_id + span_id):  # noqa: PLR2004
+    if version == "ff" or len(trace_id) != 32 or len(span_id) != 16 or not _HEX.issuperset(trace_id + span_id):
         return None
-    if not _HEX.issuperset(flags[:2]) or len(flags) < 2:  # noqa: PLR2004
+    if not _HEX.issuperset(flags[:2]) or len(flags) < 2:
         return None
     context = SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags[:2], 16) & 1))
     return context if context.is_valid else None

@@ -1,8 +1,8 @@
 """An order's life, decided: commands in, events out, nothing else.
 
-    pending ──confirm──▶ confirmed ──ship──▶ shipped
-       ├──reject──▶ rejected(reason)  │
-       └──cancel──▶ cancelled ◀───────┘
+pending ──confirm──▶ confirmed ──ship──▶ shipped
+   ├──reject──▶ rejected(reason)  │
+   └──cancel──▶ cancelled ◀───────┘
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -6,8 +6,8 @@ from datetime import datetime
 
 import msgspec
 
-from libs.runtime.position import Position
 from libs.kernel.errors import DockyardError, Mismatch, NotFound, Unavailable
+from libs.runtime.position import Position
 from libs.tcc.barrier import Claim, Entry, First, Key, Operation, Replay, Unfinished
 from libs.tcc.barrier import Mismatch as OtherRequest
 from services.order import domain
@@ -154,24 +154,22 @@ async def change_orders(unit: Unit, changes: Sequence[Change]) -> list[Outcome]:
     orders = await unit.orders.load({change.order_id for change in changes})
     outcomes = [_decided(change, orders.get(change.order_id), claims) for change in changes]
     appends = [outcome for outcome in outcomes if isinstance(outcome, Appended)]
-    positions = dict(
-        zip([append.after.order_id for append in appends], await unit.orders.append(appends), strict=True)
-    )
+    positions = dict(zip([append.after.order_id for append in appends], await unit.orders.append(appends), strict=True))
     results = [_written(outcome, positions) for outcome in outcomes]
     await unit.sagas.start(_cancellations(changes, outcomes, results))
     await unit.barrier.answer(
         [
             (cancel_key(change.key), _answer(result))
             for change, result in zip(changes, results, strict=True)
-            if isinstance(change, RequestCancel) and isinstance(claims[change.key], FRESH) and isinstance(result, Written)
+            if isinstance(change, RequestCancel)
+            and isinstance(claims[change.key], FRESH)
+            and isinstance(result, Written)
         ]
     )
     return results
 
 
-def _decided(
-    change: Change, order: Order | None, claims: dict[str, Claim]
-) -> Appended | Written | DockyardError:
+def _decided(change: Change, order: Order | None, claims: dict[str, Claim]) -> Appended | Written | DockyardError:
     """The events the change makes, or the order as it is when it makes none."""
     if order is None:
         return NotFound(f"there is no order {change.order_id}")
@@ -236,7 +234,9 @@ def _cancellations(
 
 async def _replayed(unit: Unit, claims: Sequence[Claim]) -> dict[bytes, Written]:
     """The orders that earlier requests under the same keys made, by what the barrier kept."""
-    answers = {claim.answer: msgspec.json.decode(claim.answer, type=_Answer) for claim in claims if isinstance(claim, Replay)}
+    answers = {
+        claim.answer: msgspec.json.decode(claim.answer, type=_Answer) for claim in claims if isinstance(claim, Replay)
+    }
     orders = await unit.orders.load({answer.order_id for answer in answers.values()}) if answers else {}
     return {
         kept: Written(orders[answer.order_id], Position.parse(answer.position), replayed=True)

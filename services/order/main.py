@@ -98,7 +98,9 @@ async def build(settings: OrderSettings) -> AsyncIterator[Entrances]:
             ),
         )
         yield Entrances(
-            app=create_app("order", "Takes orders and owns their life.", router(desk, queries, timelines), [database.ping]),
+            app=create_app(
+                "order", "Takes orders and owns their life.", router(desk, queries, timelines), [database.ping]
+            ),
             grpc_server=server,
             serving=serving,
             loops=loops,
@@ -113,7 +115,13 @@ def _consumers(
         database, broker, "order-catalogue", [CATALOGUE_TOPIC], CatalogueCopy().apply, clock, name=settings.instance
     )
     shipments = Consumer(
-        database, broker, "order-shipments", [SHIPMENTS_TOPIC], ShippedOrders(units).apply, clock, name=settings.instance
+        database,
+        broker,
+        "order-shipments",
+        [SHIPMENTS_TOPIC],
+        ShippedOrders(units).apply,
+        clock,
+        name=settings.instance,
     )
     return [catalogue.run, shipments.run]
 

@@ -5,8 +5,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from libs.runtime.position import Position
 from libs.kernel.money import Money
+from libs.runtime.position import Position
 from libs.tcc.barrier import Claim, Entry, Key
 from services.order.domain import Event, Order
 from services.order.saga import Cancellation, Checkout

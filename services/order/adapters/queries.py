@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 from sqlalchemy import Row, text
 
-from libs.runtime.position import Position
 from libs.eventsourcing.projection import Projector
 from libs.eventsourcing.store import PostgresEventStore, Recorded
 from libs.kernel.errors import NotFound
 from libs.kernel.money import Money
 from libs.runtime.database import Database
+from libs.runtime.position import Position
 from services.order.adapters.codec import CODEC
 from services.order.adapters.view import OrderView, view_of
 from services.order.domain import Address, Order, PricedLine, fold
@@ -26,7 +26,7 @@ _COLUMNS = """
            view.currency, view.ship_to, view.placed_at, view.updated_at, view.version,
            coalesce(sagas.parked_reason, '')
       FROM order_view AS view LEFT JOIN sagas ON sagas.saga_id = view.order_id
-"""  # noqa: S608
+"""
 
 ONE = text(_COLUMNS + " WHERE view.order_id = :order_id")
 PARKED = text("SELECT coalesce(parked_reason, '') FROM sagas WHERE saga_id = :order_id")

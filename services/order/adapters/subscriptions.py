@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from datetime import UTC
 
-from sqlalchemy import bindparam, text
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.types import BigInteger, Text
 
 from libs.kernel.errors import DockyardError, Refused
 from libs.messaging.event import Delivery
+from libs.runtime.sql import bigints, texts
 from libs.telemetry.logs import get_logger
 from proto.events.v1 import events_pb2
 from services.order.adapters.units import PostgresUnits
@@ -30,10 +29,7 @@ UPSERT_PRODUCTS = text(
            revision = excluded.revision
      WHERE catalogue.revision < excluded.revision
     """
-).bindparams(
-    *(bindparam(name, type_=ARRAY(Text)) for name in ("sku", "name", "currency")),
-    *(bindparam(name, type_=ARRAY(BigInteger)) for name in ("price_minor", "revision")),
-)
+).bindparams(*texts("sku", "name", "currency"), *bigints("price_minor", "revision"))
 
 
 class CatalogueCopy:

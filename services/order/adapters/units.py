@@ -4,10 +4,8 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from sqlalchemy import bindparam, text
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.types import Text
 
 from libs.eventsourcing.store import Append, NewEvent, PostgresEventStore
 from libs.eventsourcing.store import Appended as Stored
@@ -17,6 +15,7 @@ from libs.runtime.clock import Clock, Ids
 from libs.runtime.database import Database
 from libs.runtime.failpoints import declare, failpoint
 from libs.runtime.position import Position
+from libs.runtime.sql import texts
 from libs.saga.log import Instance
 from libs.saga.postgres_log import start_rows
 from libs.tcc.postgres_barrier import PostgresBarrier
@@ -28,9 +27,7 @@ from services.order.saga import SAGAS
 declare("order.commit.before", "order.commit.after")
 
 # The price of each of these products, as far as the local copy of the catalogue knows.
-PRICES = text("SELECT sku, price_minor, currency FROM catalogue WHERE sku = ANY(:skus)").bindparams(
-    bindparam("skus", type_=ARRAY(Text))
-)
+PRICES = text("SELECT sku, price_minor, currency FROM catalogue WHERE sku = ANY(:skus)").bindparams(*texts("skus"))
 
 
 @dataclass(slots=True)
@@ -72,7 +69,9 @@ class PostgresOrders:
             ]
         )
         stored = [append for append, outcome in zip(appends, outcomes, strict=True) if isinstance(outcome, Stored)]
-        await Outbox(self._connection).add([event for append in stored for event in integration_events(append, self._ids)])
+        await Outbox(self._connection).add(
+            [event for append in stored for event in integration_events(append, self._ids)]
+        )
         self._committed.orders.extend(append.after for append in stored)
         return [outcome.position if isinstance(outcome, Stored) else None for outcome in outcomes]
 

@@ -6,13 +6,12 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import bindparam, text
-from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.types import BigInteger, Integer, Text
 
 from libs.eventsourcing.store import Recorded
 from libs.kernel.money import Money
+from libs.runtime.sql import bigints, instants, integers, texts
 from services.order.adapters.codec import CODEC
 from services.order.domain import Address, Order, OrderPlaced, PricedLine, Status, evolve, opened
 
@@ -32,16 +31,10 @@ INSERT = text(
     ON CONFLICT (order_id) DO NOTHING
     """
 ).bindparams(
-    *(
-        bindparam(name, type_=ARRAY(Text))
-        for name in (
-            "order_id", "customer_id", "status", "reason", "coordination", "lines", "currency", "ship_to",
-        )  # fmt: skip
-    ),
-    bindparam("total_minor", type_=ARRAY(BigInteger)),
-    bindparam("placed_at", type_=ARRAY(TIMESTAMP(timezone=True))),
-    bindparam("updated_at", type_=ARRAY(TIMESTAMP(timezone=True))),
-    bindparam("version", type_=ARRAY(Integer)),
+    *texts("order_id", "customer_id", "status", "reason", "coordination", "lines", "currency", "ship_to"),
+    *bigints("total_minor"),
+    *instants("placed_at", "updated_at"),
+    *integers("version"),
 )
 
 # Every older order this batch changed, as it stands after the batch.
@@ -53,15 +46,11 @@ UPDATE = text(
            AS new (order_id, status, reason, updated_at, version)
      WHERE view.order_id = new.order_id AND view.version < new.version
     """
-).bindparams(
-    *(bindparam(name, type_=ARRAY(Text)) for name in ("order_id", "status", "reason")),
-    bindparam("updated_at", type_=ARRAY(TIMESTAMP(timezone=True))),
-    bindparam("version", type_=ARRAY(Integer)),
-)
+).bindparams(*texts("order_id", "status", "reason"), *instants("updated_at"), *integers("version"))
 
 # What the older orders looked like before this batch, as much of it as a change needs.
 STATUSES = text("SELECT order_id, status, reason, version FROM order_view WHERE order_id = ANY(:order_ids)").bindparams(
-    bindparam("order_ids", type_=ARRAY(Text))
+    *texts("order_ids")
 )
 
 

@@ -122,4 +122,4 @@ def _decided(order: Order) -> bool:
 
 
 def _settled(order: Order) -> bool:
-    return order.decided and not order.cancel_requested or order.status.value == "cancelled"
+    return (order.decided and not order.cancel_requested) or order.status.value == "cancelled"

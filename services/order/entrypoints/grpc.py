@@ -6,10 +6,10 @@ from typing import Any
 
 import grpc
 
-from libs.runtime.position import Position
 from libs.kernel.errors import Invalid
 from libs.kernel.money import Money
 from libs.runtime.http_edge import decode_page_token, encode_page_token
+from libs.runtime.position import Position
 from proto.kernel.v1 import kernel_pb2
 from proto.order.v1 import order_pb2, order_pb2_grpc
 from services.order.adapters.codec import address_message, timestamp
@@ -45,7 +45,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         self._queries = queries
         self._timelines = timelines
 
-    async def PlaceOrder(  # noqa: N802
+    async def PlaceOrder(
         self, request: order_pb2.PlaceOrderRequest, context: Context
     ) -> order_pb2.PlaceOrderResponse:
         wanted = Wanted(
@@ -58,7 +58,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         written = await self._desk.place(wanted, _request(request, request.idempotency_key, request.wait_seconds))
         return order_pb2.PlaceOrderResponse(order=_written(written), position=str(written.position or ""))
 
-    async def GetOrder(  # noqa: N802
+    async def GetOrder(
         self, request: order_pb2.GetOrderRequest, context: Context
     ) -> order_pb2.GetOrderResponse:
         match request.WhichOneof("as_of"):
@@ -72,7 +72,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
                 view, position = await self._queries.get(request.order_id, _after(request.after))
                 return order_pb2.GetOrderResponse(order=_order(view), position=str(position))
 
-    async def ListOrders(  # noqa: N802
+    async def ListOrders(
         self, request: order_pb2.ListOrdersRequest, context: Context
     ) -> order_pb2.ListOrdersResponse:
         limit = request.page_size or PAGE_SIZE
@@ -86,7 +86,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
             position=str(position),
         )
 
-    async def GetOrderHistory(  # noqa: N802
+    async def GetOrderHistory(
         self, request: order_pb2.GetOrderHistoryRequest, context: Context
     ) -> order_pb2.GetOrderHistoryResponse:
         events = [
@@ -100,7 +100,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         ]
         return order_pb2.GetOrderHistoryResponse(events=events)
 
-    async def GetOrderTimeline(  # noqa: N802
+    async def GetOrderTimeline(
         self, request: order_pb2.GetOrderTimelineRequest, context: Context
     ) -> order_pb2.GetOrderTimelineResponse:
         timeline = await self._timelines.of(request.order_id)
@@ -120,7 +120,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
             ],
         )
 
-    async def CancelOrder(  # noqa: N802
+    async def CancelOrder(
         self, request: order_pb2.CancelOrderRequest, context: Context
     ) -> order_pb2.CancelOrderResponse:
         reason = _text("reason", request.reason or "customer changed their mind", TEXT_LETTERS_MAX)
@@ -148,7 +148,7 @@ def _lines(request: order_pb2.PlaceOrderRequest) -> list[Line]:
 
 
 def _address(message: kernel_pb2.Address) -> Address:
-    if len(message.zone) != 2 or not message.zone.isupper():  # noqa: PLR2004
+    if len(message.zone) != 2 or not message.zone.isupper():
         raise Invalid(f"ship_to.zone is an ISO 3166-1 alpha-2 country code, not {message.zone!r}")
     return Address(
         name=_text("ship_to.name", message.name, TEXT_LETTERS_MAX),

@@ -7,7 +7,6 @@ import msgspec
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from libs.runtime.position import Position
 from libs.kernel.errors import Invalid
 from libs.runtime.http_edge import (
     DOCKYARD_AFTER,
@@ -18,6 +17,7 @@ from libs.runtime.http_edge import (
     idempotency_key,
     prefer_wait,
 )
+from libs.runtime.position import Position
 from services.order.adapters.queries import OrderQueries
 from services.order.adapters.timeline import Timelines
 from services.order.adapters.view import OrderView, view_of

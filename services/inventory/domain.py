@@ -1,0 +1,100 @@
+"""Stock: what is on hand, what is sold, and that both always add up to what was received."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from libs.kernel.errors import Invalid, Refused
+from libs.kernel.money import Money
+
+LINES_MAX = 100  # bounds the rows one command locks
+QUANTITY_MAX = 10_000
+ON_HAND_MAX = 10**12  # keeps every sum inside 64 bits
+SKU_LETTERS_MAX = 64
+NAME_LETTERS_MAX = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    sku: str
+    quantity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """`on_hand + reserved + sold == received`, none of them below zero."""
+
+    sku: str
+    name: str
+    price: Money
+    on_hand: int
+    reserved: int = 0
+    sold: int = 0
+    received: int = 0
+    revision: int = 1
+
+    def __post_init__(self) -> None:
+        parts = (self.on_hand, self.reserved, self.sold)
+        assert min(parts) >= 0 and sum(parts) == self.received, f"stock of {self.sku} does not add up: {self}"
+
+
+Stock = Mapping[str, Product]
+
+
+def new_product(sku: str, name: str, price: Money, on_hand: int) -> Product:
+    """A product with its first stock. Raises Invalid."""
+    if not 1 <= len(sku) <= SKU_LETTERS_MAX:
+        raise Invalid(f"a sku has 1 to {SKU_LETTERS_MAX} characters")
+    if not 1 <= len(name) <= NAME_LETTERS_MAX:
+        raise Invalid(f"the name of {sku} has 1 to {NAME_LETTERS_MAX} characters")
+    if price.minor_units <= 0:
+        raise Invalid(f"the price of {sku} is more than nothing")
+    if not 0 <= on_hand <= ON_HAND_MAX:
+        raise Invalid(f"the stock of {sku} is 0 to {ON_HAND_MAX}")
+    return Product(sku, name, price, on_hand, received=on_hand)
+
+
+def checked(lines: Sequence[Line]) -> tuple[Line, ...]:
+    """The lines, if they could ever be taken. Raises Invalid."""
+    if not 1 <= len(lines) <= LINES_MAX:
+        raise Invalid(f"1 to {LINES_MAX} lines at a time, not {len(lines)}")
+    if len({line.sku for line in lines}) != len(lines):
+        raise Invalid("each product appears in one line only")
+    for line in lines:
+        if not 1 <= line.quantity <= QUANTITY_MAX:
+            raise Invalid(f"quantity of {line.sku} must be 1 to {QUANTITY_MAX}, not {line.quantity}")
+    return tuple(lines)
+
+
+def deduct(stock: Stock, lines: Sequence[Line]) -> list[Product]:
+    """The products as they are when every line was taken; all lines or none. Raises Refused."""
+    return [_taken(stock.get(line.sku), line) for line in lines]
+
+
+def _taken(product: Product | None, line: Line) -> Product:
+    if product is None:
+        raise Refused(f"there is no product {line.sku}", code="unknown-product", details={"sku": line.sku})
+    if product.on_hand < line.quantity:
+        details = {"sku": line.sku, "wanted": str(line.quantity), "on_hand": str(product.on_hand)}
+        raise Refused(
+            f"{line.sku}: {product.on_hand} on hand, {line.quantity} wanted", code="out-of-stock", details=details
+        )
+    return replace(product, on_hand=product.on_hand - line.quantity, sold=product.sold + line.quantity)
+
+
+def restock(stock: Stock, lines: Sequence[Line]) -> list[Product]:
+    """The products as they are when everything taken was put back."""
+    return [
+        replace(
+            stock[line.sku],
+            on_hand=stock[line.sku].on_hand + line.quantity,
+            sold=stock[line.sku].sold - line.quantity,
+        )
+        for line in lines
+    ]
+
+
+def receive(product: Product, quantity: int) -> Product:
+    """The product after a delivery. Raises Invalid."""
+    if not 1 <= quantity <= ON_HAND_MAX - product.received:
+        raise Invalid(f"1 to {ON_HAND_MAX - product.received} pieces of {product.sku} can be received, not {quantity}")
+    return replace(product, on_hand=product.on_hand + quantity, received=product.received + quantity)

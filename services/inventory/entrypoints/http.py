@@ -1,0 +1,130 @@
+"""The inventory service over REST."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from libs.kernel.money import Money
+from libs.runtime.http_edge import decode_page_token, encode_page_token, idempotency_key, json_response
+from services.inventory.domain import LINES_MAX, ON_HAND_MAX, QUANTITY_MAX, Line, new_product
+from services.inventory.entrypoints.desk import Desk
+
+PAGE_SIZE_MAX = 1000
+PRODUCTS_MAX = 1000
+
+Identifier = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")]
+Key = Annotated[str, Depends(idempotency_key)]
+
+
+class MoneyIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    minor_units: int = Field(gt=0, le=10**12)
+    currency: str = Field(pattern="^[A-Z]{3}$")
+
+
+class ProductIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    sku: Identifier
+    name: str = Field(min_length=1, max_length=200)
+    price: MoneyIn
+    on_hand: int = Field(default=0, ge=0, le=ON_HAND_MAX)
+
+
+class ProductsIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    products: list[ProductIn] = Field(min_length=1, max_length=PRODUCTS_MAX)
+
+
+class ReceiptIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    quantity: int = Field(ge=1, le=ON_HAND_MAX)
+
+
+class LineIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    sku: Identifier
+    quantity: int = Field(ge=1, le=QUANTITY_MAX)
+
+
+class DeductionIn(BaseModel):
+    """Without a transaction_id the Idempotency-Key names the transaction."""
+
+    model_config = ConfigDict(extra="forbid")
+    transaction_id: Identifier | None = None
+    lines: list[LineIn] = Field(min_length=1, max_length=LINES_MAX)
+
+
+class ProductOut(BaseModel):
+    sku: str
+    name: str
+    price: MoneyIn
+    on_hand: int
+    reserved: int
+    sold: int
+    received: int
+    revision: int
+
+
+class ProductsOut(BaseModel):
+    skus: list[str]
+
+
+class ProductPageOut(BaseModel):
+    products: list[ProductOut]
+    next_page_token: str
+
+
+class MovedOut(BaseModel):
+    transaction_id: str
+    lines: list[LineIn]
+
+
+def router(desk: Desk) -> APIRouter:
+    """The routes of the inventory service."""
+    routes = APIRouter(prefix="/v1", tags=["inventory"])
+
+    @routes.post("/products", status_code=201, response_model=ProductsOut)
+    async def create_products(body: ProductsIn, key: Key) -> Response:
+        """Creates products with their first stock; those that exist stay as they are."""
+        products = [
+            new_product(one.sku, one.name, Money(one.price.minor_units, one.price.currency), one.on_hand)
+            for one in body.products
+        ]
+        done = await desk.create(key, products)
+        return json_response({"skus": done.skus}, 201)
+
+    @routes.get("/products/{sku}", response_model=ProductOut)
+    async def get_product(sku: str) -> Response:
+        """One product with its price and stock."""
+        return json_response(await desk.queries.get(sku))
+
+    @routes.get("/products", response_model=ProductPageOut)
+    async def list_products(
+        page_size: Annotated[int, Query(ge=1, le=PAGE_SIZE_MAX)] = 100,
+        page_token: Annotated[str, Query(max_length=200)] = "",
+    ) -> Response:
+        """Products by sku."""
+        products, following = await desk.queries.page(decode_page_token(page_token), page_size)
+        return json_response({"products": products, "next_page_token": encode_page_token(following)})
+
+    @routes.post("/products/{sku}/receipts", status_code=201, response_model=ProductOut)
+    async def receive_stock(sku: str, body: ReceiptIn, key: Key) -> Response:
+        """Adds a delivery to the stock."""
+        await desk.receive(key, sku, body.quantity)
+        return json_response(await desk.queries.get(sku), 201)
+
+    @routes.post("/deductions", status_code=201, response_model=MovedOut)
+    async def deduct_stock(body: DeductionIn, key: Key) -> Response:
+        """Takes stock for a transaction: all lines or none."""
+        transaction_id = body.transaction_id or f"key:{key}"
+        done = await desk.deduct(transaction_id, [Line(line.sku, line.quantity) for line in body.lines])
+        return json_response({"transaction_id": transaction_id, "lines": done.lines}, 201)
+
+    @routes.post("/deductions/{transaction_id}/restock", response_model=MovedOut)
+    async def restock(transaction_id: str, key: Key) -> Response:
+        """Puts back what a transaction took; one that took nothing can take nothing afterwards."""
+        done = await desk.restock(transaction_id)
+        return json_response({"transaction_id": transaction_id, "lines": done.lines})
+
+    return routes

@@ -1,0 +1,56 @@
+"""What inventory's handlers need from the world, in their own words."""
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from libs.tcc.barrier import Barrier
+from services.inventory.domain import Line, Product
+
+
+@dataclass(frozen=True, slots=True)
+class Deduction:
+    """What one transaction took."""
+
+    transaction_id: str
+    lines: tuple[Line, ...]
+
+
+class Products(Protocol):
+    async def lock(self, skus: Collection[str]) -> Mapping[str, Product]:
+        """The products that exist among these, held until the transaction ends; in order, so nobody waits in a circle."""
+        ...
+
+    async def save_stock(self, products: Sequence[Product]) -> None:
+        """Keeps the stock of products that were locked."""
+        ...
+
+    async def add(self, products: Sequence[Product]) -> None:
+        """Adds new products and announces them; those whose sku exists are left alone."""
+        ...
+
+
+class Deductions(Protocol):
+    async def add(self, deductions: Sequence[Deduction]) -> None: ...
+
+    async def take_back(self, transaction_ids: Collection[str]) -> Mapping[str, Deduction]:
+        """Marks these as restocked and answers what each had taken."""
+        ...
+
+
+class Unit(Protocol):
+    """One transaction: everything done through it commits together or not at all."""
+
+    @property
+    def products(self) -> Products: ...
+    @property
+    def deductions(self) -> Deductions: ...
+    @property
+    def barrier(self) -> Barrier: ...
+
+
+class Units(Protocol):
+    def open(self) -> AbstractAsyncContextManager[Unit]:
+        """Begins a transaction; leaving without an error commits it."""
+        ...
