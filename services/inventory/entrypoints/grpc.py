@@ -70,9 +70,7 @@ class InventoryServicer(inventory_pb2_grpc.InventoryServiceServicer):
         done = await self._desk.deduct(_key(request.transaction_id), _lines(request.lines))
         return inventory_pb2.DeductStockResponse(deducted=inventory_pb2.StockDeducted(lines=_messages(done.lines)))
 
-    async def Restock(
-        self, request: inventory_pb2.RestockRequest, context: Context
-    ) -> inventory_pb2.RestockResponse:
+    async def Restock(self, request: inventory_pb2.RestockRequest, context: Context) -> inventory_pb2.RestockResponse:
         done = await self._desk.restock(_key(request.transaction_id))
         return inventory_pb2.RestockResponse(restocked=inventory_pb2.Restocked(lines=_messages(done.lines)))
 

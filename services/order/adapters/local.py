@@ -1,6 +1,5 @@
 """The order service as a participant of its own sagas: confirm, reject, cancel."""
 
-
 from libs.kernel.errors import NotFound
 from libs.runtime.batching import Batcher
 from libs.runtime.clock import Clock

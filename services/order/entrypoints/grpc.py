@@ -45,9 +45,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         self._queries = queries
         self._timelines = timelines
 
-    async def PlaceOrder(
-        self, request: order_pb2.PlaceOrderRequest, context: Context
-    ) -> order_pb2.PlaceOrderResponse:
+    async def PlaceOrder(self, request: order_pb2.PlaceOrderRequest, context: Context) -> order_pb2.PlaceOrderResponse:
         wanted = Wanted(
             customer_id=_text("customer_id", request.customer_id, 64),
             lines=_lines(request),
@@ -58,9 +56,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         written = await self._desk.place(wanted, _request(request, request.idempotency_key, request.wait_seconds))
         return order_pb2.PlaceOrderResponse(order=_written(written), position=str(written.position or ""))
 
-    async def GetOrder(
-        self, request: order_pb2.GetOrderRequest, context: Context
-    ) -> order_pb2.GetOrderResponse:
+    async def GetOrder(self, request: order_pb2.GetOrderRequest, context: Context) -> order_pb2.GetOrderResponse:
         match request.WhichOneof("as_of"):
             case "version":
                 view = await self._queries.as_of(request.order_id, version=request.version)
@@ -72,9 +68,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
                 view, position = await self._queries.get(request.order_id, _after(request.after))
                 return order_pb2.GetOrderResponse(order=_order(view), position=str(position))
 
-    async def ListOrders(
-        self, request: order_pb2.ListOrdersRequest, context: Context
-    ) -> order_pb2.ListOrdersResponse:
+    async def ListOrders(self, request: order_pb2.ListOrdersRequest, context: Context) -> order_pb2.ListOrdersResponse:
         limit = request.page_size or PAGE_SIZE
         if not 1 <= limit <= PAGE_SIZE_MAX:
             raise Invalid(f"page_size is 1 to {PAGE_SIZE_MAX}, not {limit}")

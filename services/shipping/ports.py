@@ -1,0 +1,68 @@
+"""What shipping's handlers need from the world, in their own words."""
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Protocol
+
+from libs.tcc.barrier import Barrier
+from services.shipping.domain import Day, Place, Service
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    """`address` is JSON; `status` is booked, released, dispatched or cancelled."""
+
+    shipment_id: str
+    transaction_id: str
+    place: Place
+    address: str
+    status: str
+    label: str
+    booked_at: datetime
+
+
+class Shipping(Protocol):
+    async def services(self, zones: Collection[str]) -> Sequence[Service]:
+        """Every carrier's promise for these zones."""
+        ...
+
+    async def lock_days(self, services: Sequence[Service], days: Sequence[date]) -> Mapping[Day, int]:
+        """What is booked on these days, held until the transaction ends; in order, so nobody waits in a circle."""
+        ...
+
+    async def count(self, parcels: Mapping[Day, int]) -> None:
+        """Adds parcels to (or, below zero, takes them off) the days' counters."""
+        ...
+
+    async def add_shipments(self, shipments: Sequence[Shipment]) -> None: ...
+
+    async def cancel(self, transaction_ids: Collection[str]) -> Sequence[Shipment]:
+        """Cancels the shipments of these transactions that have not left, and answers them."""
+        ...
+
+    async def lock_shipment(self, shipment_id: str) -> Shipment | None: ...
+
+    async def dispatch(self, shipment: Shipment, at: datetime) -> None:
+        """Marks it as gone and announces it."""
+        ...
+
+    async def create_carrier(self, carrier_id: str, name: str, services: Sequence[Service]) -> None:
+        """Adds a carrier, or changes what it promises."""
+        ...
+
+
+class Unit(Protocol):
+    """One transaction: everything done through it commits together or not at all."""
+
+    @property
+    def shipping(self) -> Shipping: ...
+    @property
+    def barrier(self) -> Barrier: ...
+
+
+class Units(Protocol):
+    def open(self) -> AbstractAsyncContextManager[Unit]:
+        """Begins a transaction; leaving without an error commits it."""
+        ...
