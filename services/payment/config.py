@@ -1,0 +1,19 @@
+"""Payment's settings, read once at start from DOCKYARD_PAYMENT_* variables."""
+
+from pydantic import Field
+
+from libs.runtime.settings import ServiceSettings
+
+PREFIX = "DOCKYARD_PAYMENT_"
+
+
+class PaymentSettings(ServiceSettings):
+    """Complete or the process does not start."""
+
+    psp_url: str = Field(pattern=r"^https?://")
+    # How long one call to the card processor may take; beyond it nobody knows whether it charged.
+    psp_timeout_seconds: float = Field(default=3.0, gt=0, le=60)
+    # Calls to the card processor under way at once; the rest waits for a connection.
+    psp_calls_in_flight_max: int = Field(default=64, ge=1, le=1000)
+    # A slow card does not keep its batch: after this the command is answered "still running".
+    batch_answer_within_seconds: float = Field(default=0.25, gt=0, le=10)

@@ -1,0 +1,58 @@
+"""What payment's handlers need from the world, in their own words."""
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from libs.tcc.barrier import Barrier
+from services.payment.domain import Entry, Payment, Verdict
+
+
+class Processor(Protocol):
+    """The card processor. Both calls are idempotent under the payment's id.
+
+    They raise Unavailable when nothing happened, InDoubt when it may have.
+    """
+
+    async def charge(self, payment: Payment) -> Verdict: ...
+
+    async def refund(self, payment: Payment) -> None: ...
+
+
+class Payments(Protocol):
+    async def lock(self, transactions: Collection[tuple[str, str]]) -> Mapping[tuple[str, str], Payment]:
+        """The payments of these (transaction, step) pairs, held until the transaction ends."""
+        ...
+
+    async def add(self, payments: Sequence[Payment]) -> None:
+        """Adds new payments, opening the accounts that do not exist yet."""
+        ...
+
+    async def save(self, payments: Sequence[Payment]) -> None: ...
+
+    async def post(self, entries: Sequence[Entry]) -> None:
+        """Adds ledger entries; an entry that exists stays as it is."""
+        ...
+
+    async def open_account(self, account_id: str, name: str) -> None: ...
+
+
+class Unit(Protocol):
+    """One transaction: everything done through it commits together or not at all."""
+
+    @property
+    def payments(self) -> Payments: ...
+    @property
+    def barrier(self) -> Barrier: ...
+
+
+class Units(Protocol):
+    def open(self) -> AbstractAsyncContextManager[Unit]:
+        """Begins a transaction; leaving without an error commits it."""
+        ...
+
+
+class Unfinished(Protocol):
+    async def unfinished(self, limit: int) -> Sequence[Payment]:
+        """Payments whose processor has not been heard of yet, oldest first."""
+        ...

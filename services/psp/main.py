@@ -1,0 +1,40 @@
+"""The simulated card processor's process: the only file that knows all of it."""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from libs.runtime.batching import Batcher
+from libs.runtime.clock import Ids, SystemClock
+from libs.runtime.database import Database
+from libs.runtime.http_edge import create_app
+from libs.runtime.serve import Entrances, Process, main
+from services.psp.adapters.memory import ChargeMemory
+from services.psp.config import PREFIX, PspSettings
+from services.psp.domain import Charge, ChargeRequest, RefundRequest
+from services.psp.entrypoints.http import Desk, router
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+@asynccontextmanager
+async def build(settings: PspSettings) -> AsyncIterator[Entrances]:
+    """Opens what the card processor needs, wires it, and closes it again."""
+    clock = SystemClock()
+    async with AsyncExitStack() as closing:
+        database = Database.open(settings.database_url, settings.database_pool_size, "dockyard-psp")
+        closing.push_async_callback(database.close)
+        await database.check_schema(MIGRATIONS)
+        memory = ChargeMemory(database, Ids(clock))
+        charging: Batcher[ChargeRequest, Charge] = Batcher("charges", memory.charge, key=lambda one: one.key)
+        refunding: Batcher[RefundRequest, str] = Batcher("refunds", memory.refund, key=lambda one: one.charge_id)
+        desk = Desk(charging, refunding, memory, clock, settings.slow_seconds)
+        yield Entrances(
+            app=create_app("psp", "A card processor that misbehaves on demand.", router(desk), [database.ping]),
+            drain=[charging.drain, refunding.drain],
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main(Process("psp", PREFIX, PspSettings, MIGRATIONS, build), sys.argv[1:]))
