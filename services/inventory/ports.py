@@ -1,4 +1,4 @@
-"""What inventory's handlers need from the world, in their own words."""
+"""What inventory's handlers and readers need from the world, in their own words."""
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -53,4 +53,14 @@ class Unit(Protocol):
 class Units(Protocol):
     def open(self) -> AbstractAsyncContextManager[Unit]:
         """Begins a transaction; leaving without an error commits it."""
+        ...
+
+
+class Queries(Protocol):
+    async def get(self, sku: str) -> Product:
+        """Raises NotFound."""
+        ...
+
+    async def page(self, after: str, limit: int) -> tuple[list[Product], str]:
+        """Products by sku, and the key of the next page; "" at the end."""
         ...

@@ -1,9 +1,12 @@
-"""What payment's handlers need from the world, in their own words."""
+"""What payment's handlers and readers need from the world, in their own words."""
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
+from libs.kernel.money import Money
 from libs.tcc.barrier import Barrier
 from services.payment.domain import Entry, Payment, Verdict
 
@@ -55,4 +58,38 @@ class Units(Protocol):
 class Unfinished(Protocol):
     async def unfinished(self, limit: int) -> Sequence[Payment]:
         """Payments whose processor has not been heard of yet, oldest first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """`charged`: what the customer has been charged on balance."""
+
+    account_id: str
+    name: str
+    charged: Money
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    posting_id: int
+    entry_id: str
+    account: str
+    amount: Money
+    memo: str
+    payment_id: str
+    posted_at: datetime
+
+
+class Queries(Protocol):
+    async def account(self, account_id: str) -> Account:
+        """Raises NotFound."""
+        ...
+
+    async def postings(self, account_id: str, before: str, limit: int) -> tuple[list[Posting], str]:
+        """The account's statement, newest first, and the key of the next page; "" at the end."""
+        ...
+
+    async def payment(self, payment_id: str) -> Payment:
+        """Raises NotFound."""
         ...

@@ -1,4 +1,4 @@
-"""What shipping's handlers need from the world, in their own words."""
+"""What shipping's handlers and readers need from the world, in their own words."""
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -65,4 +65,14 @@ class Unit(Protocol):
 class Units(Protocol):
     def open(self) -> AbstractAsyncContextManager[Unit]:
         """Begins a transaction; leaving without an error commits it."""
+        ...
+
+
+class Queries(Protocol):
+    async def shipment(self, shipment_id: str) -> Shipment:
+        """Raises NotFound."""
+        ...
+
+    async def carriers(self, after: str, limit: int) -> tuple[list[tuple[str, str, list[Service]]], str]:
+        """Carriers (id, name, what they promise) by id, and the key of the next page; "" at the end."""
         ...

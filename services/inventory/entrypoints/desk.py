@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from libs.runtime.batching import Batcher
 from libs.tcc.barrier import Entry, Key, Operation
-from services.inventory.adapters.units import ProductQueries
 from services.inventory.domain import Line, Product, checked
 from services.inventory.handlers import Command, CreateProducts, Deduct, Done, ReceiveStock, Restock
+from services.inventory.ports import Queries
 
 DEDUCT = "deduct-stock"
 
@@ -15,7 +15,7 @@ DEDUCT = "deduct-stock"
 class Desk:
     """Every write goes through one batcher, so that no two batches touch one product at the same time."""
 
-    def __init__(self, commands: Batcher[Command, Done], queries: ProductQueries) -> None:
+    def __init__(self, commands: Batcher[Command, Done], queries: Queries) -> None:
         self._commands = commands
         self.queries = queries
 

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import text
@@ -14,6 +13,7 @@ from libs.runtime.database import Database
 from libs.runtime.sql import bigints, instants, texts
 from libs.tcc.postgres_barrier import PostgresBarrier
 from services.payment.domain import Entry, Payment, Status
+from services.payment.ports import Account, Posting
 
 _COLUMNS = """
     payment_id, transaction_id, step, account_id, amount_minor, currency, card_token, status, created_at,
@@ -176,26 +176,6 @@ class PostgresUnits:
     async def open(self) -> AsyncIterator[PostgresUnit]:
         async with self._database.transaction() as connection:
             yield PostgresUnit(connection)
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """`charged`: what the customer has been charged on balance."""
-
-    account_id: str
-    name: str
-    charged: Money
-
-
-@dataclass(frozen=True, slots=True)
-class Posting:
-    posting_id: int
-    entry_id: str
-    account: str
-    amount: Money
-    memo: str
-    payment_id: str
-    posted_at: datetime
 
 
 class PaymentQueries:

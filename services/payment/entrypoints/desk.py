@@ -2,16 +2,16 @@
 
 from libs.kernel.money import Money
 from libs.runtime.clock import Clock
-from services.payment.adapters.units import PaymentQueries
 from services.payment.cashier import Cashier
 from services.payment.domain import Payment, Status, payment_id_of
 from services.payment.handlers import Done
+from services.payment.ports import Queries
 
 CHARGE = "charge"
 
 
 class Desk:
-    def __init__(self, cashier: Cashier, queries: PaymentQueries, clock: Clock) -> None:
+    def __init__(self, cashier: Cashier, queries: Queries, clock: Clock) -> None:
         self._cashier = cashier
         self.queries = queries
         self._clock = clock

@@ -14,9 +14,9 @@ from libs.runtime.http_edge import decode_page_token, encode_page_token
 from proto.kernel.v1 import kernel_pb2
 from proto.participant.v1 import participant_pb2
 from proto.payment.v1 import payment_pb2, payment_pb2_grpc
-from services.payment.adapters.units import Account
 from services.payment.entrypoints.desk import Desk
 from services.payment.handlers import Done
+from services.payment.ports import Account
 
 PAGE_SIZE_MAX = 200
 PAGE_SIZE = 50
@@ -45,7 +45,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         self._desk = desk
         self._answer_within_seconds = answer_within_seconds
 
-    async def OpenAccount(  # noqa: N802
+    async def OpenAccount(
         self, request: payment_pb2.OpenAccountRequest, context: Context
     ) -> payment_pb2.OpenAccountResponse:
         account_id = _text("account_id", request.account_id, 64)
@@ -55,12 +55,12 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         )
         return payment_pb2.OpenAccountResponse(account=_account(await self._desk.queries.account(account_id)))
 
-    async def GetAccount(  # noqa: N802
+    async def GetAccount(
         self, request: payment_pb2.GetAccountRequest, context: Context
     ) -> payment_pb2.GetAccountResponse:
         return payment_pb2.GetAccountResponse(account=_account(await self._desk.queries.account(request.account_id)))
 
-    async def ListPostings(  # noqa: N802
+    async def ListPostings(
         self, request: payment_pb2.ListPostingsRequest, context: Context
     ) -> payment_pb2.ListPostingsResponse:
         limit = request.page_size or PAGE_SIZE
@@ -82,7 +82,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         ]
         return payment_pb2.ListPostingsResponse(postings=postings, next_page_token=encode_page_token(following))
 
-    async def GetPayment(  # noqa: N802
+    async def GetPayment(
         self, request: payment_pb2.GetPaymentRequest, context: Context
     ) -> payment_pb2.GetPaymentResponse:
         payment = await self._desk.queries.payment(request.payment_id)
@@ -99,7 +99,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
             )
         )
 
-    async def Charge(  # noqa: N802
+    async def Charge(
         self, request: payment_pb2.ChargeRequest, context: Context
     ) -> payment_pb2.ChargeResponse:
         transaction_id = _text("transaction_id", request.transaction_id, KEY_LETTERS_MAX)
@@ -107,13 +107,13 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         done = await self._desk.charge(transaction_id, request.account_id, amount, request.card_token)
         return payment_pb2.ChargeResponse(charged=_charged(done))
 
-    async def Refund(  # noqa: N802
+    async def Refund(
         self, request: payment_pb2.RefundRequest, context: Context
     ) -> payment_pb2.RefundResponse:
         done = await self._desk.refund(_text("transaction_id", request.transaction_id, KEY_LETTERS_MAX))
         return payment_pb2.RefundResponse(refunded=_refunded(done))
 
-    async def ExecuteBatch(  # noqa: N802
+    async def ExecuteBatch(
         self, request: payment_pb2.ExecuteBatchRequest, context: Context
     ) -> payment_pb2.ExecuteBatchResponse:
         return payment_pb2.ExecuteBatchResponse(results=await execute_batch(request.commands, self._execute, _failed))

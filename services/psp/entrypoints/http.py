@@ -12,8 +12,8 @@ from libs.runtime.batching import Batcher
 from libs.runtime.clock import Clock
 from libs.runtime.http_edge import decode_page_token, encode_page_token, idempotency_key, json_response
 from libs.telemetry.logs import get_logger
-from services.psp.adapters.memory import ChargeMemory
 from services.psp.domain import DECLINES, Charge, ChargeRequest, Conduct, RefundRequest, conduct
+from services.psp.ports import Queries
 
 AMOUNT_MAX = 10**15
 TEXT_LETTERS_MAX = 128
@@ -51,7 +51,7 @@ class Desk:
         self,
         charging: Batcher[ChargeRequest, Charge],
         refunding: Batcher[RefundRequest, str],
-        memory: ChargeMemory,
+        memory: Queries,
         clock: Clock,
         slow_seconds: float,
     ) -> None:

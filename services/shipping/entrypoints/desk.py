@@ -9,9 +9,9 @@ from libs.kernel.errors import Invalid
 from libs.runtime.batching import Batcher
 from libs.runtime.clock import Clock, Ids
 from libs.tcc.barrier import Entry, Key, Operation
-from services.shipping.adapters.units import ShippingQueries
 from services.shipping.domain import PARCELS_PER_DAY_MAX, Service, checked_parcels
 from services.shipping.handlers import Address, Book, Cancel, Command, CreateCarrier, Dispatch, Done
+from services.shipping.ports import Queries
 
 BOOK = "book-shipment"
 TEXT_LETTERS_MAX = 200
@@ -21,7 +21,7 @@ ZONES_MAX = 300
 class Desk:
     """Every write goes through one batcher, so that no two batches touch one day at the same time."""
 
-    def __init__(self, commands: Batcher[Command, Done], queries: ShippingQueries, clock: Clock, ids: Ids) -> None:
+    def __init__(self, commands: Batcher[Command, Done], queries: Queries, clock: Clock, ids: Ids) -> None:
         self._commands = commands
         self.queries = queries
         self._clock = clock
@@ -59,5 +59,5 @@ def _check(address: Address) -> None:
     for name in ("name", "street", "city", "postcode"):
         if not 1 <= len(getattr(address, name)) <= TEXT_LETTERS_MAX:
             raise Invalid(f"an address's {name} has 1 to {TEXT_LETTERS_MAX} characters")
-    if len(address.zone) != 2 or not address.zone.isupper():  # noqa: PLR2004
+    if len(address.zone) != 2 or not address.zone.isupper():
         raise Invalid(f"an address's zone is an ISO 3166-1 alpha-2 country code, not {address.zone!r}")

@@ -36,7 +36,7 @@ class ShippingServicer(shipping_pb2_grpc.ShippingServiceServicer):
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    async def CreateCarrier(  # noqa: N802
+    async def CreateCarrier(
         self, request: shipping_pb2.CreateCarrierRequest, context: Context
     ) -> shipping_pb2.CreateCarrierResponse:
         carrier = request.carrier
@@ -44,7 +44,7 @@ class ShippingServicer(shipping_pb2_grpc.ShippingServiceServicer):
         await self._desk.create_carrier(_key(request.idempotency_key), carrier.carrier_id, carrier.name, services)
         return shipping_pb2.CreateCarrierResponse(carrier=carrier)
 
-    async def ListCarriers(  # noqa: N802
+    async def ListCarriers(
         self, request: shipping_pb2.ListCarriersRequest, context: Context
     ) -> shipping_pb2.ListCarriersResponse:
         limit = request.page_size or PAGE_SIZE
@@ -63,33 +63,33 @@ class ShippingServicer(shipping_pb2_grpc.ShippingServiceServicer):
         ]
         return shipping_pb2.ListCarriersResponse(carriers=carriers, next_page_token=encode_page_token(following))
 
-    async def GetShipment(  # noqa: N802
+    async def GetShipment(
         self, request: shipping_pb2.GetShipmentRequest, context: Context
     ) -> shipping_pb2.GetShipmentResponse:
         return shipping_pb2.GetShipmentResponse(
             shipment=_shipment(await self._desk.queries.shipment(request.shipment_id))
         )
 
-    async def BookShipment(  # noqa: N802
+    async def BookShipment(
         self, request: shipping_pb2.BookShipmentRequest, context: Context
     ) -> shipping_pb2.BookShipmentResponse:
         done = await self._desk.book(_key(request.transaction_id), _address(request.address), request.parcels or 1)
         return shipping_pb2.BookShipmentResponse(booked=_booked(done))
 
-    async def CancelBooking(  # noqa: N802
+    async def CancelBooking(
         self, request: shipping_pb2.CancelBookingRequest, context: Context
     ) -> shipping_pb2.CancelBookingResponse:
         done = await self._desk.cancel(_key(request.transaction_id))
         return shipping_pb2.CancelBookingResponse(cancelled=shipping_pb2.BookingCancelled(shipment_id=done.shipment_id))
 
-    async def DispatchShipment(  # noqa: N802
+    async def DispatchShipment(
         self, request: shipping_pb2.DispatchShipmentRequest, context: Context
     ) -> shipping_pb2.DispatchShipmentResponse:
         await self._desk.dispatch(_key(request.idempotency_key), request.shipment_id)
         shipment = await self._desk.queries.shipment(request.shipment_id)
         return shipping_pb2.DispatchShipmentResponse(shipment=_shipment(shipment))
 
-    async def ExecuteBatch(  # noqa: N802
+    async def ExecuteBatch(
         self, request: shipping_pb2.ExecuteBatchRequest, context: Context
     ) -> shipping_pb2.ExecuteBatchResponse:
         return shipping_pb2.ExecuteBatchResponse(results=await execute_batch(request.commands, self._execute, _failed))
