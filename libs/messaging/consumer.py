@@ -157,7 +157,7 @@ class Consumer:
             await self._apply_batch(ready)
         except (Unavailable, InDoubt):
             raise
-        except Exception:  # any bug in an effect: found out message by message below, and reported there
+        except Exception:  # noqa: BLE001  (any bug in an effect: found message by message below, and reported there)
             log.info("a batch failed; trying its messages one by one", extra={"group": self._group})
             for delivery in ready:
                 await self._consume_one(delivery)

@@ -133,7 +133,7 @@ class Batcher(Generic[C, R]):
             for entry in batch:
                 self._settle(entry, stopped)
             raise
-        except Exception as error:  # the outermost loop of a batch: one item's poison is kept from its neighbours
+        except Exception as error:  # noqa: BLE001  (the outermost loop of a batch: poison is kept from its neighbours)
             if len(batch) == 1:
                 return [error]
             half = len(batch) // 2

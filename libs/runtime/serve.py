@@ -29,7 +29,7 @@ from libs.telemetry.tracing import configure_tracing
 
 EXIT_SETTINGS = 2
 EXIT_ENVIRONMENT = 3
-# A service allocates a few hundred short-lived objects a request: Python's default of 700 would collect every other one.
+# A request allocates a few hundred short-lived objects: at Python's default of 700 every other one would collect.
 GC_THRESHOLD = (50_000, 20, 20)
 HTTP_BACKLOG = 1024
 

@@ -1,7 +1,7 @@
 """A saga is data: steps with what they do, what undoes them, and how long to insist. Checked when it is made.
 
-Kinds follow the literature (Garcia-Molina and Salem, "Sagas", SIGMOD 1987; Richardson, "Microservices Patterns", ch. 4):
-compensatable steps can be undone, the pivot decides, retriable steps after it must succeed in the end.
+Kinds follow the literature (Garcia-Molina and Salem, "Sagas", SIGMOD 1987; Richardson, "Microservices Patterns",
+ch. 4): compensatable steps can be undone, the pivot decides, retriable steps after it must succeed in the end.
 """
 
 import math
@@ -55,13 +55,17 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step. Neighbouring steps with the same non-empty `group` run in parallel."""
+    """One step. Neighbouring steps with the same non-empty `group` run in parallel.
+
+    Giving a do up is cheap, giving an undo up costs an operator's attention: undos are tried for longer.
+    """
 
     name: str
     do: MakeCommand
     undo: MakeCommand | None = None
     kind: Kind = Kind.COMPENSATABLE
     retry: Retry = Retry()
+    undo_retry: Retry = Retry(attempts_max=60, delay_seconds_max=2.0)
     timeout_seconds: float = 5.0
     group: str = ""
 
@@ -119,11 +123,12 @@ def _step_problems(step: Step) -> list[str]:
         found.append(f"step {step.name} is compensatable and has no undo")
     if step.kind is not Kind.COMPENSATABLE and step.undo is not None:
         found.append(f"step {step.name} is {step.kind} and is never undone, yet has an undo")
-    if not 1 <= step.retry.attempts_max <= ATTEMPTS_LIMIT:
-        found.append(f"step {step.name} has no limit of attempts between 1 and {ATTEMPTS_LIMIT}")
-    delays = (step.retry.first_delay_seconds, step.retry.delay_seconds_max)
-    if not all(math.isfinite(delay) and 0 <= delay <= SECONDS_LIMIT for delay in delays):
-        found.append(f"step {step.name} has a delay without limit")
+    for retry in (step.retry, step.undo_retry):
+        if not 1 <= retry.attempts_max <= ATTEMPTS_LIMIT:
+            found.append(f"step {step.name} has no limit of attempts between 1 and {ATTEMPTS_LIMIT}")
+        delays = (retry.first_delay_seconds, retry.delay_seconds_max)
+        if not all(math.isfinite(delay) and 0 <= delay <= SECONDS_LIMIT for delay in delays):
+            found.append(f"step {step.name} has a delay without limit")
     if not (math.isfinite(step.timeout_seconds) and 0 < step.timeout_seconds <= SECONDS_LIMIT):
         found.append(f"step {step.name} has no time limit")
     return found

@@ -258,7 +258,9 @@ def _do(step: Step, progress: Progress) -> Do:
 def _going_back(saga: Saga, state: State) -> tuple[Action, ...]:
     for group in reversed(saga.groups()):
         left = [step for step in group if _needs_undo(step, state.of(step.name))]
-        exhausted = next((step for step in left if state.of(step.name).undo_failures >= step.retry.attempts_max), None)
+        exhausted = next(
+            (step for step in left if state.of(step.name).undo_failures >= step.undo_retry.attempts_max), None
+        )
         if exhausted is not None:
             progress = state.of(exhausted.name)
             return (
@@ -277,4 +279,4 @@ def _needs_undo(step: Step, progress: Progress) -> bool:
 
 def _undo(step: Step, progress: Progress) -> Undo:
     attempt = progress.undo_failures + 1
-    return Undo(step.name, attempt, step.retry.delay_seconds(attempt))
+    return Undo(step.name, attempt, step.undo_retry.delay_seconds(attempt))

@@ -67,7 +67,8 @@ START = text(
 ADD_LINES = text(
     """
     INSERT INTO saga_log (saga_id, seq, at, entry)
-    SELECT saga_id, seq, at, entry::jsonb FROM unnest(:saga_ids, :seqs, :times, :entries) AS new (saga_id, seq, at, entry)
+    SELECT saga_id, seq, at, entry::jsonb
+      FROM unnest(:saga_ids, :seqs, :times, :entries) AS new (saga_id, seq, at, entry)
     ON CONFLICT DO NOTHING
     """
 ).bindparams(
@@ -80,7 +81,8 @@ ADD_LINES = text(
 SET_STATUS = text(
     """
     UPDATE sagas SET status = new.status, outcome = new.outcome, parked_reason = new.parked_reason, updated_at = new.at
-      FROM unnest(:saga_ids, :statuses, :outcomes, :reasons, :times) AS new (saga_id, status, outcome, parked_reason, at)
+      FROM unnest(:saga_ids, :statuses, :outcomes, :reasons, :times)
+           AS new (saga_id, status, outcome, parked_reason, at)
      WHERE sagas.saga_id = new.saga_id
     """
 ).bindparams(*texts("saga_ids", "statuses", "outcomes", "reasons"), *instants("times"))

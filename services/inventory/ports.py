@@ -19,7 +19,7 @@ class Deduction:
 
 class Products(Protocol):
     async def lock(self, skus: Collection[str]) -> Mapping[str, Product]:
-        """The products that exist among these, held until the transaction ends; in order, so nobody waits in a circle."""
+        """Those of these products that exist, held until the transaction ends; in order: nobody waits in a circle."""
         ...
 
     async def save_stock(self, products: Sequence[Product]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from libs.kernel.errors import InDoubt, Refused, Unavailable
@@ -104,10 +105,9 @@ class Cashier:
         if payment.status is Status.CHARGING:
             # Its answer may still be on its way: only asking again under the same key tells what happened.
             do_key = Key(key.transaction_id, key.step, Operation.DO)
-            try:
+            # Declined is fine: then the second look below finds nothing to give back.
+            with suppress(Refused):
                 await self._running.run(do_key, lambda: self._charge(do_key, payment))
-            except Refused:
-                pass  # declined: the second look below finds nothing to give back
             begun = await self._beginning.submit(BeginRefund(_entry(key, "")))
             return begun if isinstance(begun, Done) else await self._refund(key, begun.payment)
         if payment.status is Status.REFUNDED:

@@ -42,7 +42,8 @@ ADD = text(
     INSERT INTO payments (payment_id, transaction_id, step, account_id, amount_minor, currency, card_token, status,
                           created_at)
     SELECT payment_id, transaction_id, step, account_id, amount_minor, currency, card_token, 'charging', created_at
-      FROM unnest(:payment_ids, :transaction_ids, :steps, :account_ids, :amounts, :currencies, :card_tokens, :created_at)
+      FROM unnest(:payment_ids, :transaction_ids, :steps, :account_ids, :amounts, :currencies, :card_tokens,
+                  :created_at)
            AS new (payment_id, transaction_id, step, account_id, amount_minor, currency, card_token, created_at)
     """
 ).bindparams(

@@ -99,17 +99,13 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
             )
         )
 
-    async def Charge(
-        self, request: payment_pb2.ChargeRequest, context: Context
-    ) -> payment_pb2.ChargeResponse:
+    async def Charge(self, request: payment_pb2.ChargeRequest, context: Context) -> payment_pb2.ChargeResponse:
         transaction_id = _text("transaction_id", request.transaction_id, KEY_LETTERS_MAX)
         amount = Money(request.amount.minor_units, request.amount.currency)
         done = await self._desk.charge(transaction_id, request.account_id, amount, request.card_token)
         return payment_pb2.ChargeResponse(charged=_charged(done))
 
-    async def Refund(
-        self, request: payment_pb2.RefundRequest, context: Context
-    ) -> payment_pb2.RefundResponse:
+    async def Refund(self, request: payment_pb2.RefundRequest, context: Context) -> payment_pb2.RefundResponse:
         done = await self._desk.refund(_text("transaction_id", request.transaction_id, KEY_LETTERS_MAX))
         return payment_pb2.RefundResponse(refunded=_refunded(done))
 

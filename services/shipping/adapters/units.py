@@ -62,7 +62,8 @@ ADD_SHIPMENTS = text(
     INSERT INTO shipments (shipment_id, transaction_id, carrier_id, zone, ship_date, parcels, address, status, label,
                            booked_at)
     SELECT shipment_id, transaction_id, carrier_id, zone, ship_date, parcels, address::jsonb, 'booked', label, booked_at
-      FROM unnest(:shipment_ids, :transaction_ids, :carrier_ids, :zones, :days, :parcels, :addresses, :labels, :booked_at)
+      FROM unnest(:shipment_ids, :transaction_ids, :carrier_ids, :zones, :days, :parcels, :addresses, :labels,
+                  :booked_at)
            AS new (shipment_id, transaction_id, carrier_id, zone, ship_date, parcels, address, label, booked_at)
     """
 ).bindparams(

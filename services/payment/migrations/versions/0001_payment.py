@@ -10,7 +10,13 @@ branch_labels = None
 depends_on = None
 
 PAYMENT_DDL = (
-    "CREATE TABLE accounts (account_id text PRIMARY KEY, name text NOT NULL, opened_at timestamptz NOT NULL DEFAULT now())",
+    """
+    CREATE TABLE accounts (
+        account_id text PRIMARY KEY,
+        name text NOT NULL,
+        opened_at timestamptz NOT NULL DEFAULT now()
+    )
+    """,
     """
     CREATE TABLE payments (
         payment_id text PRIMARY KEY,
