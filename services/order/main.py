@@ -23,7 +23,7 @@ from services.order.adapters.codec import ORDERS_TOPIC, SOURCE
 from services.order.adapters.local import OrderParticipant
 from services.order.adapters.queries import OrderQueries
 from services.order.adapters.subscriptions import CATALOGUE_TOPIC, SHIPMENTS_TOPIC, CatalogueCopy, ShippedOrders
-from services.order.adapters.timeline import Timelines
+from services.order.adapters.timeline import SagaTimelines
 from services.order.adapters.units import Committed, PostgresUnits
 from services.order.adapters.watch import OrderWatch
 from services.order.config import PREFIX, OrderSettings
@@ -89,7 +89,7 @@ async def build(settings: OrderSettings) -> AsyncIterator[Entrances]:
 
         units.on_commit = committed
         queries = OrderQueries(database, projector)
-        timelines = Timelines(database, saga_log, queries)
+        timelines = SagaTimelines(database, saga_log, queries)
         desk = Desk(placing, changing, queries, watch, clock, ids)
         server, serving = create_server(
             [order_pb2.DESCRIPTOR.services_by_name["OrderService"].full_name],

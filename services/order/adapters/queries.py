@@ -1,7 +1,6 @@
 """The read side: the order view, and the event streams where a reader wants to be sure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -15,8 +14,8 @@ from libs.kernel.money import Money
 from libs.runtime.database import Database
 from libs.runtime.position import Position
 from services.order.adapters.codec import CODEC
-from services.order.adapters.view import OrderView, view_of
 from services.order.domain import Address, Order, PricedLine, fold
+from services.order.reading import OrderView, Page, view_of
 
 # How long a read waits for the view to reach the caller's own write before it asks the write side.
 READ_YOUR_WRITES_SECONDS_MAX = 1.0
@@ -40,14 +39,6 @@ PAGE_OF_CUSTOMER = text(
 
 # Sorts after every order id.
 NEWEST = "ord_~"
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """One page of orders, and the key to ask for the next one with; empty at the end."""
-
-    orders: Sequence[OrderView]
-    next_before: str
 
 
 class OrderQueries:
@@ -126,7 +117,7 @@ def _fold(events: Sequence[Recorded]) -> Order:
     return fold(CODEC.decode(event.type, event.data) for event in events)
 
 
-def _view(row: Row[Any]) -> OrderView:
+def _view(row: Row[*tuple[Any, ...]]) -> OrderView:
     (order_id, customer_id, status, reason, coordination, lines, total_minor, currency, ship_to,
      placed_at, updated_at, version, parked_reason) = row.tuple()  # fmt: skip
     return OrderView(

@@ -1,14 +1,12 @@
 """What happened to an order: its own events and its coordinators' logs, in one line of time."""
 
-from dataclasses import dataclass
-from datetime import datetime
-
 from sqlalchemy import text
 
 from libs.runtime.database import Database
 from libs.saga import timeline
 from libs.saga.log import Remembered, SagaLog
 from services.order.adapters.queries import OrderQueries
+from services.order.reading import Timeline, TimelineEntry
 from services.order.saga import SAGAS
 
 # The saga that fulfils an order and those that were asked to take it back, oldest first.
@@ -21,27 +19,7 @@ SAGAS_OF_ORDER = text(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class TimelineEntry:
-    at: datetime
-    service: str
-    what: str
-    step: str
-    attempt: int
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Timeline:
-    """`state` is the newest saga's; `waits_for` is empty when nothing is waited for."""
-
-    order_id: str
-    state: str
-    waits_for: str
-    entries: tuple[TimelineEntry, ...]
-
-
-class Timelines:
+class SagaTimelines:
     """Reads one order's story. Raises NotFound."""
 
     def __init__(self, database: Database, saga_log: SagaLog, queries: OrderQueries) -> None:

@@ -1,7 +1,6 @@
 """The order view: what readers see of orders, folded from their events in commit order."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -13,7 +12,7 @@ from libs.eventsourcing.store import Recorded
 from libs.kernel.money import Money
 from libs.runtime.sql import bigints, instants, integers, texts
 from services.order.adapters.codec import CODEC
-from services.order.domain import Address, Order, OrderPlaced, PricedLine, Status, evolve, opened
+from services.order.domain import Address, Order, OrderPlaced, Status, evolve, opened
 
 VIEW_NAME = "order_view"
 
@@ -52,42 +51,6 @@ UPDATE = text(
 STATUSES = text("SELECT order_id, status, reason, version FROM order_view WHERE order_id = ANY(:order_ids)").bindparams(
     *texts("order_ids")
 )
-
-
-@dataclass(frozen=True, slots=True)
-class OrderView:
-    """An order as its readers see it: everything but the card."""
-
-    order_id: str
-    customer_id: str
-    status: str
-    reason: str
-    coordination: str
-    lines: tuple[PricedLine, ...]
-    total: Money
-    ship_to: Address
-    placed_at: datetime
-    updated_at: datetime
-    version: int
-    parked_reason: str = ""
-
-
-def view_of(order: Order, parked_reason: str = "") -> OrderView:
-    """What readers see of an order that was just folded from its events."""
-    return OrderView(
-        order_id=order.order_id,
-        customer_id=order.customer_id,
-        status=order.status.value,
-        reason=order.reason,
-        coordination=order.coordination,
-        lines=order.lines,
-        total=order.total,
-        ship_to=order.ship_to,
-        placed_at=order.placed_at,
-        updated_at=order.updated_at,
-        version=order.version,
-        parked_reason=parked_reason,
-    )
 
 
 async def apply(connection: AsyncConnection, events: Sequence[Recorded]) -> None:

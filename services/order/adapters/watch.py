@@ -1,12 +1,11 @@
 """Callers of this process that wait for an order to come to something."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from services.order.domain import Order
-
-Reached = Callable[[Order], bool]
+from services.order.reading import Reached
 
 
 class OrderWatch:

@@ -9,10 +9,9 @@ from libs.runtime.batching import Batcher
 from libs.runtime.clock import Clock, Ids
 from libs.telemetry import names
 from libs.telemetry.tracing import current_traceparent, span
-from services.order.adapters.queries import OrderQueries
-from services.order.adapters.watch import OrderWatch, Reached
 from services.order.domain import Address, Line, Order, PlaceOrder, checked
 from services.order.handlers import Change, Placing, RequestCancel, Written
+from services.order.reading import Queries, Reached, Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +39,8 @@ class Desk:
         self,
         placing: Batcher[Placing, Written],
         changing: Batcher[Change, Written],
-        queries: OrderQueries,
-        watch: OrderWatch,
+        queries: Queries,
+        watch: Watch,
         clock: Clock,
         ids: Ids,
     ) -> None:
@@ -93,9 +92,7 @@ class Desk:
         finally:
             self._running.discard(name)
 
-    async def _waited(
-        self, written: Written, request: Request, future: "asyncio.Future[Order]", reached: Reached
-    ) -> Written:
+    async def _waited(self, written: Written, request: Request, future: Awaitable[Order], reached: Reached) -> Written:
         if request.wait_seconds <= 0 or reached(written.order):
             return written
         if not written.replayed:
@@ -109,7 +106,7 @@ class Desk:
             current = Written(order, written.position, replayed=True)
             return current if reached(order) else await self._outcome(current, earlier, request.wait_seconds)
 
-    async def _outcome(self, written: Written, future: "asyncio.Future[Order]", seconds: float) -> Written:
+    async def _outcome(self, written: Written, future: Awaitable[Order], seconds: float) -> Written:
         try:
             async with asyncio.timeout(seconds):
                 return Written(await future, written.position, written.replayed)

@@ -1,10 +1,11 @@
 """The order service over gRPC: the same operations as REST."""
 
 import hashlib
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.kernel.errors import Invalid
 from libs.kernel.money import Money
@@ -12,13 +13,10 @@ from libs.runtime.http_edge import decode_page_token, encode_page_token
 from libs.runtime.position import Position
 from proto.kernel.v1 import kernel_pb2
 from proto.order.v1 import order_pb2, order_pb2_grpc
-from services.order.adapters.codec import address_message, timestamp
-from services.order.adapters.queries import OrderQueries
-from services.order.adapters.timeline import Timelines
-from services.order.adapters.view import OrderView, view_of
 from services.order.domain import LINES_MAX, Address, Line
 from services.order.entrypoints.desk import Desk, Request, Wanted
 from services.order.handlers import Written
+from services.order.reading import OrderView, Queries, Timelines, view_of
 
 KEY_LETTERS_MAX = 255
 WAIT_SECONDS_MAX = 60
@@ -40,7 +38,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class OrderServicer(order_pb2_grpc.OrderServiceServicer):
     """Translates messages to and from the desk and the queries."""
 
-    def __init__(self, desk: Desk, queries: OrderQueries, timelines: Timelines) -> None:
+    def __init__(self, desk: Desk, queries: Queries, timelines: Timelines) -> None:
         self._desk = desk
         self._queries = queries
         self._timelines = timelines
@@ -88,7 +86,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
                 version=event.version,
                 type=event.type,
                 data_json=event.data,
-                recorded_at=timestamp(event.recorded_at),
+                recorded_at=_timestamp(event.recorded_at),
             )
             for event in await self._queries.events(request.order_id)
         ]
@@ -103,7 +101,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
             waits_for=timeline.waits_for,
             entries=[
                 order_pb2.TimelineEntry(
-                    at=timestamp(entry.at),
+                    at=_timestamp(entry.at),
                     service=entry.service,
                     what=entry.what,
                     step=entry.step,
@@ -159,6 +157,22 @@ def _text(name: str, value: str, letters_max: int) -> str:
     return value
 
 
+def _address_message(address: Address) -> kernel_pb2.Address:
+    return kernel_pb2.Address(
+        name=address.name,
+        street=address.street,
+        city=address.city,
+        postcode=address.postcode,
+        zone=address.zone,
+    )
+
+
+def _timestamp(at: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(at)
+    return stamp
+
+
 def _after(after: str) -> Position | None:
     return Position.parse(after) if after else None
 
@@ -187,9 +201,9 @@ def _order(view: OrderView) -> order_pb2.Order:
             for line in view.lines
         ],
         total=_money(view.total),
-        ship_to=address_message(view.ship_to),
-        placed_at=timestamp(view.placed_at),
-        updated_at=timestamp(view.updated_at),
+        ship_to=_address_message(view.ship_to),
+        placed_at=_timestamp(view.placed_at),
+        updated_at=_timestamp(view.updated_at),
         version=view.version,
         parked_reason=view.parked_reason,
     )

@@ -18,13 +18,11 @@ from libs.runtime.http_edge import (
     prefer_wait,
 )
 from libs.runtime.position import Position
-from services.order.adapters.queries import OrderQueries
-from services.order.adapters.timeline import Timelines
-from services.order.adapters.view import OrderView, view_of
 from services.order.domain import LINES_MAX, QUANTITY_MAX, Address, Line
 from services.order.entrypoints.desk import Desk, Wanted
 from services.order.entrypoints.desk import Request as DeskRequest
 from services.order.handlers import Written
+from services.order.reading import OrderView, Queries, Timelines, view_of
 
 PAGE_SIZE_MAX = 200
 
@@ -122,7 +120,7 @@ class TimelineOut(BaseModel):
     entries: list[TimelineEntryOut]
 
 
-def router(desk: Desk, queries: OrderQueries, timelines: Timelines) -> APIRouter:
+def router(desk: Desk, queries: Queries, timelines: Timelines) -> APIRouter:
     """The routes of the order service. Bodies go out as encoded bytes: the models above describe them."""
     routes = APIRouter(prefix="/v1", tags=["orders"])
 
@@ -208,7 +206,7 @@ async def _desk_request(request: Request, key: str, prefer: str) -> DeskRequest:
     return DeskRequest(key, fingerprint(request.method, request.url.path, await request.body()), prefer_wait(prefer))
 
 
-async def _as_of(queries: OrderQueries, order_id: str, as_of: str) -> OrderView:
+async def _as_of(queries: Queries, order_id: str, as_of: str) -> OrderView:
     if as_of.isdecimal():
         return await queries.as_of(order_id, version=int(as_of))
     try:
