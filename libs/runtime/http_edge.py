@@ -1,100 +1,54 @@
-"""The HTTP entrance every service shares: errors as RFC 9457 problems, traces, metrics, limits, idempotency keys."""
+"""The HTTP entrance every service shares: traces, metrics, limits, problems, idempotency keys, page tokens."""
 
 import base64
 import binascii
 import hashlib
-import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, FastAPI, Header, Request, Response
+from fastapi import APIRouter, FastAPI, Header, Response
 from fastapi.exceptions import RequestValidationError
-from opentelemetry.trace import SpanKind
-from pydantic import BaseModel
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from libs.kernel.errors import (
-    Conflict,
-    DockyardError,
-    InDoubt,
-    Invalid,
-    Mismatch,
-    NotFound,
-    Overloaded,
-    Refused,
-    StillRunning,
-    Unavailable,
+from libs.kernel.errors import DockyardError, Invalid
+from libs.runtime.clock import SystemClock
+from libs.runtime.problems import (
+    IDEMPOTENCY_KEY,
+    METHODS,
+    PROBLEM,
+    Problem,
+    on_dockyard_error,
+    on_http_exception,
+    on_validation_error,
+    problem_response,
 )
 from libs.telemetry import metrics, names
 from libs.telemetry.logs import get_logger
-from libs.telemetry.tracing import current_ids, is_recording, span, start_root
+from libs.telemetry.tracing import is_recording, span, start_root
 
 DOCKYARD_POSITION = "Dockyard-Position"
 DOCKYARD_AFTER = "Dockyard-After"
-PROBLEM = "application/problem+json"
 # The largest order has 100 lines, about 10 KiB; a catalogue page of 1,000 products about 150 KiB.
 BODY_BYTES_MAX = 256 * 1024
 WAIT_SECONDS_MAX = 60.0
 KEY_LETTERS_MAX = 255
 PAGE_TOKEN_LETTERS_MAX = 200
+# What other servers write when the caller left before the answer; only metrics see it.
+CLIENT_LEFT = 499
 
 log = get_logger(__name__)
 
-STATUS: Mapping[type[DockyardError], int] = {
-    Invalid: 400,
-    NotFound: 404,
-    Conflict: 409,
-    StillRunning: 409,
-    Mismatch: 422,
-    Refused: 409,
-    Unavailable: 503,
-    Overloaded: 429,
-    InDoubt: 504,
-    DockyardError: 500,
-}
-
-TITLES: Mapping[int, str] = {
-    400: "The request is malformed",
-    404: "There is no such thing",
-    405: "That method is not supported here",
-    409: "The state does not allow it",
-    413: "The request is too large",
-    415: "That media type is not supported",
-    422: "The request cannot be processed",
-    429: "Too many requests",
-    500: "Something went wrong on our side",
-    503: "Not available at the moment",
-    504: "It is not known whether it happened",
-}
-
-_RETRYABLE = frozenset({429, 503})
+_KNOWN_METHODS = frozenset(METHODS)
 _PREFER_WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,6}(?:\.\d+)?)\"?", re.IGNORECASE)
-
-
-class FieldProblem(BaseModel):
-    """One field that is wrong, by its JSON Pointer (RFC 6901)."""
-
-    pointer: str
-    detail: str
-
-
-class Problem(BaseModel):
-    """An error as RFC 9457 describes it. Programs look at `code`, people at `detail`."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    code: str
-    trace_id: str
-    details: dict[str, str] = {}
-    errors: list[FieldProblem] = []
-
+_SCHEMAS = "#/components/schemas/"
+_TOO_LARGE = f"a body has at most {BODY_BYTES_MAX} bytes"
+_monotonic = SystemClock().monotonic
 
 Ready = Callable[[], Awaitable[None]]
 
@@ -104,24 +58,42 @@ def create_app(service: str, description: str, router: APIRouter, ready: Sequenc
 
     `ready` are awaited by /readyz and raise what keeps the service from being useful.
     """
-    app = FastAPI(
+    app = _Application(
         title=f"Dockyard {service}",
         description=description,
         version="1",
         openapi_url="/openapi.json",
         docs_url="/docs",
         redoc_url=None,
+        # Spans and metrics are ours, below; the framework's own would be the same request a second time.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         responses={
-            "default": {"description": "Any error", "content": {PROBLEM: {"schema": Problem.model_json_schema()}}}
+            "default": {
+                "description": "Any error",
+                "content": {PROBLEM: {"schema": {"$ref": f"{_SCHEMAS}Problem"}}},
+                "headers": {
+                    "Retry-After": {"description": "Seconds to wait before the retry", "schema": {"type": "integer"}}
+                },
+            }
         },
     )
     app.include_router(router)
     app.include_router(_operations(ready))
-    app.add_exception_handler(DockyardError, _on_dockyard_error)
-    app.add_exception_handler(RequestValidationError, _on_validation_error)
-    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(DockyardError, on_dockyard_error)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+    app.add_exception_handler(HTTPException, on_http_exception)
     app.add_middleware(_Entrance)
     return app
+
+
+class _Application(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """The framework's document, with the schema that every error has."""
+        document = super().openapi()
+        problem = Problem.model_json_schema(ref_template=_SCHEMAS + "{model}")
+        parts = problem.pop("$defs")
+        document.setdefault("components", {}).setdefault("schemas", {}).update({**parts, "Problem": problem})
+        return document
 
 
 def _operations(ready: Sequence[Ready]) -> APIRouter:
@@ -157,18 +129,21 @@ class _Entrance:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        began = _monotonic()
         with start_root(_header(scope, b"traceparent")):
             if is_recording():
-                attributes = {names.HTTP_METHOD: scope["method"]}
+                attributes = {names.HTTP_METHOD: _method(scope)}
                 with span(names.HTTP_REQUEST, kind=SpanKind.SERVER, attributes=attributes) as current:
                     status = await self._serve(scope, receive, send)
-                    assert current is not None
-                    current.set_attribute(names.HTTP_ROUTE, _route(scope))
-                    current.set_attribute(names.HTTP_STATUS, status)
+                    _describe(current, scope, status)
             else:
-                await self._serve(scope, receive, send)
+                status = await self._serve(scope, receive, send)
+        route = _route(scope)
+        metrics.HTTP_REQUESTS.labels(_method(scope), route, status).inc()
+        metrics.HTTP_SECONDS.labels(route).observe(_monotonic() - began)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> int:
+        """The status that went out."""
         status = 0
 
         async def watched_send(message: Message) -> None:
@@ -178,27 +153,36 @@ class _Entrance:
             await send(message)
 
         try:
-            declared = _header(scope, b"content-length")
-            if declared and declared.isdecimal() and int(declared) > BODY_BYTES_MAX:
-                raise _TooLarge
-            await self._app(scope, _limited(receive), watched_send)
-        except _TooLarge:
-            response = problem_response(
-                413, "body-too-large", f"a body has at most {BODY_BYTES_MAX} bytes", scope["path"]
-            )
-            await response(scope, receive, watched_send)
+            if _too_large(scope):
+                await _problem(413, "body-too-large", _TOO_LARGE, scope, receive, watched_send)
+            else:
+                await self._app(scope, _limited(receive), watched_send)
+        except ClientDisconnect:
+            status = CLIENT_LEFT
         except Exception:  # the outermost loop of a request: nothing internal leaves, everything is logged once
             log.exception("request failed", extra={"method": scope["method"], "path": scope["path"]})
-            if status:
-                raise
-            response = problem_response(500, "internal", "the error is logged under this trace id", scope["path"])
-            await response(scope, receive, watched_send)
-        metrics.HTTP_REQUESTS.labels(scope["method"], _route(scope), status).inc()
+            # Once the answer has begun all we can do is leave it unfinished: the server then drops the connection.
+            if not status:
+                detail = "the error is logged under this trace id"
+                await _problem(500, "internal", detail, scope, receive, watched_send)
         return status
 
 
-class _TooLarge(Exception):
-    """The body has more bytes than any request of ours."""
+async def _problem(status: int, code: str, detail: str, scope: Scope, receive: Receive, send: Send) -> None:
+    await problem_response(status, code, detail, scope["path"])(scope, receive, send)
+
+
+def _describe(current: Span | None, scope: Scope, status: int) -> None:
+    if current is not None:
+        current.set_attribute(names.HTTP_ROUTE, _route(scope))
+        current.set_attribute(names.HTTP_STATUS, status)
+        if status >= 500:
+            current.set_status(Status(StatusCode.ERROR))
+
+
+def _too_large(scope: Scope) -> bool:
+    declared = _header(scope, b"content-length")
+    return declared.isdecimal() and int(declared) > BODY_BYTES_MAX
 
 
 def _limited(receive: Receive) -> Receive:
@@ -210,7 +194,8 @@ def _limited(receive: Receive) -> Receive:
         message = await receive()
         seen += len(message.get("body", b""))
         if seen > BODY_BYTES_MAX:
-            raise _TooLarge
+            # Of the errors raised while a body is read the framework lets only its own kind through.
+            raise HTTPException(413, _TOO_LARGE)
         return message
 
     return limited
@@ -228,73 +213,26 @@ def _route(scope: Scope) -> str:
     return getattr(scope.get("route"), "path", "unmatched")
 
 
-def problem_response(
-    status: int,
-    code: str,
-    detail: str,
-    instance: str,
-    *,
-    details: Mapping[str, str] | None = None,
-    errors: Sequence[FieldProblem] = (),
-    headers: Mapping[str, str] | None = None,
-) -> Response:
-    """An error as an HTTP answer."""
-    body = {
-        "type": f"urn:dockyard:problem:{code}",
-        "title": TITLES.get(status, "Error"),
-        "status": status,
-        "detail": detail,
-        "instance": instance,
-        "code": code,
-        "trace_id": current_ids()[0],
-        **({"details": dict(details)} if details else {}),
-        **({"errors": [error.model_dump() for error in errors]} if errors else {}),
-    }
-    return Response(msgspec.json.encode(body), status_code=status, media_type=PROBLEM, headers=dict(headers or {}))
-
-
-def status_of(error: DockyardError) -> int:
-    """The HTTP status of an error, by the nearest class in the table."""
-    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-
-
-async def _on_dockyard_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, DockyardError)
-    status = status_of(error)
-    retry = error.retry_after_seconds or (1.0 if status in _RETRYABLE else None)
-    headers = {"Retry-After": str(math.ceil(retry))} if retry else None
-    return problem_response(status, error.code, error.message, request.url.path, details=error.details, headers=headers)
-
-
-async def _on_validation_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    problems = [
-        FieldProblem(pointer="/" + "/".join(str(part) for part in one["loc"]), detail=one["msg"])
-        for one in error.errors()
-    ]
-    detail = "; ".join(f"{problem.pointer}: {problem.detail}" for problem in problems[:3])
-    return problem_response(422, "invalid-request", detail, request.url.path, errors=problems)
-
-
-async def _on_http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    code = {404: "no-such-path", 405: "method-not-allowed"}.get(error.status_code, "http-error")
-    return problem_response(error.status_code, code, str(error.detail), request.url.path, headers=error.headers)
+def _method(scope: Scope) -> str:
+    """A label with few values, whatever methods people invent; `_OTHER` as OpenTelemetry has it."""
+    method: str = scope["method"]
+    return method if method in _KNOWN_METHODS else "_OTHER"
 
 
 def idempotency_key(
     key: Annotated[
-        str | None,
-        Header(alias="Idempotency-Key", description="Any text unique to this request; repeats are answered alike"),
-    ] = None,
+        str,
+        Header(
+            alias=IDEMPOTENCY_KEY,
+            min_length=1,
+            max_length=KEY_LETTERS_MAX,
+            pattern=r"^[!-~]+$",
+            description="Any text unique to this request: a repeat under the same key gets the same answer",
+            examples=["8e03978e-40d5-43e8-bc93-6894a57f9324"],
+        ),
+    ],
 ) -> str:
-    """The caller's key (draft-ietf-httpapi-idempotency-key-header). Raises Invalid when it is missing or unusable."""
-    if not key:
-        raise Invalid("this request needs an Idempotency-Key header", code="idempotency-key-missing")
-    if len(key) > KEY_LETTERS_MAX or not key.isascii() or not key.isprintable():
-        raise Invalid(
-            f"an Idempotency-Key is 1 to {KEY_LETTERS_MAX} visible characters", code="idempotency-key-invalid"
-        )
+    """The caller's key (draft-ietf-httpapi-idempotency-key-header); one missing or unusable is answered 400."""
     return key
 
 

@@ -29,7 +29,9 @@ class _JsonLines(logging.Formatter):
         }
         if trace_id:
             line |= {"trace_id": trace_id, "span_id": span_id}
-        line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        for name, value in vars(record).items():
+            if name not in _STANDARD:
+                line.setdefault(name, value)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return msgspec.json.encode(line, enc_hook=str).decode()

@@ -19,6 +19,9 @@ HTTP_SECONDS = Histogram(
     names.METRIC_HTTP_SECONDS, "Seconds to answer an HTTP request", ("route",), buckets=_SECONDS, registry=REGISTRY
 )
 GRPC_CALLS = Counter(names.METRIC_GRPC_CALLS, "gRPC calls answered", ("method", "code"), registry=REGISTRY)
+GRPC_SECONDS = Histogram(
+    names.METRIC_GRPC_SECONDS, "Seconds to answer a gRPC call", ("method",), buckets=_SECONDS, registry=REGISTRY
+)
 BATCH_ROWS = Histogram(names.METRIC_BATCH_ROWS, "Items in a batch", ("batch",), buckets=_ROWS, registry=REGISTRY)
 BATCH_SECONDS = Histogram(
     names.METRIC_BATCH_SECONDS, "Seconds a batch took", ("batch",), buckets=_SECONDS, registry=REGISTRY

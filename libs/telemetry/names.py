@@ -17,6 +17,10 @@ PUBLISH = "publish"
 CONSUME = "consume"
 PROJECT = "project"
 
+# Resource: who says so.
+SERVICE_NAME = "service.name"
+SERVICE_INSTANCE = "service.instance.id"
+
 # Attributes: about what. OpenTelemetry's semantic conventions where they have a word for it.
 ORDER_ID = "dockyard.order.id"
 SAGA_ID = "dockyard.saga.id"
@@ -43,6 +47,7 @@ MESSAGE_TYPE = "dockyard.message.type"
 METRIC_HTTP_REQUESTS = "dockyard_http_requests"
 METRIC_HTTP_SECONDS = "dockyard_http_request_seconds"
 METRIC_GRPC_CALLS = "dockyard_grpc_calls"
+METRIC_GRPC_SECONDS = "dockyard_grpc_call_seconds"
 METRIC_BATCH_ROWS = "dockyard_batch_rows"
 METRIC_BATCH_SECONDS = "dockyard_batch_seconds"
 METRIC_SAGAS_ENDED = "dockyard_sagas_ended"

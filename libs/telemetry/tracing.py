@@ -6,6 +6,8 @@ W3C trace context, so the logs of all services name the same trace.
 """
 
 import os
+import platform
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
@@ -23,11 +25,13 @@ from opentelemetry.trace import (
     TraceFlags,
 )
 
-from libs.kernel.errors import DockyardError
+from libs.kernel.errors import Conflict, DockyardError, Invalid, Mismatch, NotFound, Refused
 from libs.telemetry import names
 
-_TRACEPARENT_LETTERS = 55
-_HEX = frozenset("0123456789abcdef")
+# W3C Trace Context §3.2: version 00 has exactly these parts, a later one may append others after a dash.
+_TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+# The peer did its work and said no: a failure neither of the call nor of anything it called.
+_ANSWERS = (Invalid, NotFound, Conflict, Mismatch, Refused)
 
 Attributes = Mapping[str, str] | Mapping[str, int] | Mapping[str, str | int]
 
@@ -52,7 +56,10 @@ def configure_tracing(service: str, otlp_endpoint: str | None, sample_ratio: flo
 
     provider = TracerProvider(
         sampler=ParentBased(TraceIdRatioBased(sample_ratio)),
-        resource=Resource.create({"service.name": service, "service.instance.id": f"{service}-{os.getpid()}"}),
+        # In containers every process is number 1 and the host's name is the replica's.
+        resource=Resource.create(
+            {names.SERVICE_NAME: service, names.SERVICE_INSTANCE: f"{platform.node()}-{os.getpid()}"}
+        ),
     )
     exporter = OTLPSpanExporter(endpoint=otlp_endpoint, insecure=not otlp_endpoint.startswith("https://"))
     provider.add_span_processor(BatchSpanProcessor(exporter))
@@ -87,7 +94,7 @@ class _Attached:
 
 
 class _Spanning:
-    """A span for a block: records what the block raises; refusals are answers, not failures."""
+    """A span for a block: keeps the code of what the block raises; refusals are answers, not failures."""
 
     __slots__ = ("_span", "_token")
 
@@ -105,7 +112,9 @@ class _Spanning:
         if error is not None:
             code = error.code if isinstance(error, DockyardError) else type(error).__name__
             self._span.set_attribute(names.ERROR_CODE, code)
-            self._span.set_status(Status(StatusCode.ERROR, str(error)))
+            # To be cancelled is no failure either.
+            if isinstance(error, Exception) and not isinstance(error, _ANSWERS):
+                self._span.set_status(Status(StatusCode.ERROR, str(error)))
         self._span.end()
 
 
@@ -127,9 +136,13 @@ def span(
 ) -> AbstractContextManager[Span | None]:
     """A span for a block; its parent is `traceparent` if given, else the current span."""
     if not _State.recording:
-        return _continued(traceparent) if traceparent else _NOTHING
-    parent = parse(traceparent) if traceparent else None
-    context = trace.set_span_in_context(NonRecordingSpan(parent), otel_context.Context()) if parent else None
+        return _continued(parse(traceparent)) if traceparent else _NOTHING
+    remote = parse(traceparent) if traceparent else None
+    parent = remote or trace.get_current_span().get_span_context()
+    if parent.is_valid and not parent.trace_flags.sampled:
+        # Whoever began this trace decided that nobody keeps it: not worth asking the SDK again.
+        return _continued(remote)
+    context = trace.set_span_in_context(NonRecordingSpan(remote), otel_context.Context()) if remote else None
     linked = [Link(one) for one in map(parse, links) if one is not None]
     return _Spanning(_State.tracer.start_span(name, context, kind, attributes, linked))
 
@@ -151,22 +164,18 @@ def format_traceparent(context: SpanContext) -> str:
 
 
 def parse(traceparent: str | None) -> SpanContext | None:
-    """The remote span a traceparent names; None when it is not one (W3C Trace Context §3.2)."""
-    if not traceparent or len(traceparent) < _TRACEPARENT_LETTERS:
+    """The remote span a traceparent names; None when it is not one."""
+    found = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
+    if found is None:
         return None
-    version, _, rest = traceparent.partition("-")
-    trace_id, _, rest = rest.partition("-")
-    span_id, _, flags = rest.partition("-")
-    if version == "ff" or len(trace_id) != 32 or len(span_id) != 16 or not _HEX.issuperset(trace_id + span_id):
+    version, trace_id, span_id, flags, more = found.groups()
+    if version == "00" and more:
         return None
-    if not _HEX.issuperset(flags[:2]) or len(flags) < 2:
-        return None
-    context = SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags[:2], 16) & 1))
+    context = SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags, 16) & TraceFlags.SAMPLED))
     return context if context.is_valid else None
 
 
-def _continued(traceparent: str) -> AbstractContextManager[None]:
-    remote = parse(traceparent)
+def _continued(remote: SpanContext | None) -> AbstractContextManager[None]:
     return _Attached(trace.set_span_in_context(NonRecordingSpan(remote))) if remote else _NOTHING
 
 
