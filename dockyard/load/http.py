@@ -6,6 +6,7 @@ prepared bytes and answers are read by httptools (the parser that uvicorn uses).
 
 import asyncio
 from dataclasses import dataclass
+from typing import cast
 
 import httptools
 
@@ -37,8 +38,8 @@ class _Exchange(asyncio.Protocol):
         self._location = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        # uvloop's transports are not subclasses of asyncio's, but keep their promises.
+        self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         try:

@@ -210,5 +210,5 @@ def _outcome(append: Append, positions: Mapping[str, Position]) -> Appended | Wr
 def _recorded(rows: object) -> list[Recorded]:
     return [
         Recorded(Position(transaction, sequence), stream_id, version, type_, data, traceparent, recorded_at)
-        for transaction, sequence, stream_id, version, type_, data, traceparent, recorded_at in rows  # type: ignore[attr-defined]
+        for transaction, sequence, stream_id, version, type_, data, traceparent, recorded_at in rows  # type: ignore[attr-defined]  # rows are untyped
     ]

@@ -54,7 +54,7 @@ class RedisStreamsBroker:
             await pipeline.watch(_epoch_key(source))
             if await pipeline.get(_epoch_key(source)) != epoch.encode():
                 raise StreamsLost(source)
-            pipeline.multi()  # type: ignore[no-untyped-call]
+            pipeline.multi()  # type: ignore[no-untyped-call]  # redis-py left it out
             for event in events:
                 pipeline.xadd(stream_of(event.topic, event.subject), _fields(event))
             try:

@@ -29,4 +29,7 @@ async def retrying(
         wait=tenacity.wait_random_exponential(first_delay_seconds, delay_seconds_max),
         reraise=True,
     )
-    return await retry(work)
+    async for attempt in retry:
+        with attempt:
+            return await work()
+    raise AssertionError("tenacity ends with a result or an error")

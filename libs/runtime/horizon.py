@@ -9,25 +9,25 @@ whatever is unknown counts as ours, which may delay a reader for one poll and ne
 # horizon. With a younger snapshot it would allow rows which that statement cannot see yet, and they would be skipped.
 HORIZON_DDL = (
     """
-    CREATE FUNCTION dockyard_horizon() RETURNS xid8 LANGUAGE sql STABLE AS $$
-        WITH now AS MATERIALIZED (SELECT pg_current_snapshot() AS snapshot),
-        running AS MATERIALIZED (SELECT pg_snapshot_xip(snapshot) AS xid FROM now),
-        foreign_xids AS (
-            SELECT locks.transactionid::text::bigint AS xid
-              FROM pg_locks AS locks JOIN pg_stat_activity AS activity USING (pid)
-             WHERE EXISTS (SELECT FROM running)
-               AND locks.locktype = 'transactionid' AND locks.mode = 'ExclusiveLock' AND locks.granted
-               AND activity.datid IS DISTINCT FROM (SELECT oid FROM pg_database WHERE datname = current_database())
-               AND activity.datid IS NOT NULL
-            UNION ALL
-            SELECT transaction::text::bigint FROM pg_prepared_xacts
-             WHERE EXISTS (SELECT FROM running) AND database <> current_database()
-        )
-        SELECT coalesce(
-            (SELECT xid FROM running
-              WHERE xid::text::bigint % 4294967296 NOT IN (SELECT xid FROM foreign_xids)
-              ORDER BY xid LIMIT 1),
-            (SELECT pg_snapshot_xmax(snapshot) FROM now))
+    CREATE FUNCTION dockyard_horizon() RETURNS xid8 LANGUAGE plpgsql STABLE AS $$
+    DECLARE
+        now pg_snapshot := pg_current_snapshot();
+        horizon xid8 := pg_snapshot_xmax(now);
+    BEGIN
+        IF pg_snapshot_xmin(now) = horizon THEN
+            RETURN horizon;
+        END IF;
+        SELECT coalesce(min(running.xid::text::bigint)::text::xid8, horizon) INTO horizon
+          FROM pg_snapshot_xip(now) AS running (xid)
+         WHERE running.xid::text::bigint % 4294967296 NOT IN (
+               SELECT locks.transactionid::text::bigint
+                 FROM pg_locks AS locks JOIN pg_stat_get_activity(NULL) AS activity ON activity.pid = locks.pid
+                WHERE locks.locktype = 'transactionid' AND locks.mode = 'ExclusiveLock' AND locks.granted
+                  AND activity.datid <> (SELECT oid FROM pg_database WHERE datname = current_database())
+               UNION ALL
+               SELECT transaction::text::bigint FROM pg_prepared_xacts WHERE database <> current_database());
+        RETURN horizon;
+    END
     $$
     """,
 )

@@ -219,7 +219,8 @@ def _method(scope: Scope) -> str:
     return method if method in _KNOWN_METHODS else "_OTHER"
 
 
-def idempotency_key(
+# A coroutine, so that it does not cost a trip to a thread.
+async def idempotency_key(
     key: Annotated[
         str,
         Header(

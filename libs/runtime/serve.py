@@ -189,6 +189,7 @@ def _http_config(app: ASGIApp, settings: ServiceSettings) -> uvicorn.Config:
         lifespan="off",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=max(int(settings.drain_seconds), 1),

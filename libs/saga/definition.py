@@ -6,10 +6,10 @@ ch. 4): compensatable steps can be undone, the pivot decides, retriable steps af
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum, auto
 from itertools import groupby
-from typing import Any
+from typing import Any, Final, Literal
 
 ATTEMPTS_LIMIT = 1000
 SECONDS_LIMIT = 3600.0
@@ -19,6 +19,14 @@ class Kind(StrEnum):
     COMPENSATABLE = "compensatable"
     PIVOT = "pivot"
     RETRIABLE = "retriable"
+
+
+class _Nothing(Enum):
+    TO_UNDO = auto()
+
+
+# Says that a compensatable step leaves nothing behind (a question, a check): nothing is sent when the saga goes back.
+NOTHING_TO_UNDO: Final = _Nothing.TO_UNDO
 
 
 class BadSaga(ValueError):
@@ -62,12 +70,20 @@ class Step:
 
     name: str
     do: MakeCommand
-    undo: MakeCommand | None = None
+    undo: MakeCommand | Literal[_Nothing.TO_UNDO] | None = None
     kind: Kind = Kind.COMPENSATABLE
     retry: Retry = Retry()
     undo_retry: Retry = Retry(attempts_max=60, delay_seconds_max=2.0)
     timeout_seconds: float = 5.0
     group: str = ""
+
+    @property
+    def undone_by(self) -> MakeCommand | None:
+        """What undoes it, if anything is to be sent at all."""
+        return None if self.undo is NOTHING_TO_UNDO else self.undo
+
+
+Group = tuple[Step, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +93,24 @@ class Saga:
     name: str
     steps: tuple[Step, ...]
     version: int = 1
+    _groups: tuple[Group, ...] = field(init=False, repr=False, compare=False)
+    _by_name: Mapping[str, Step] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for problem in _problems(self):
-            raise BadSaga(f"saga {self.name}: {problem}")
+        grouped = groupby(self.steps, key=lambda step: step.group or step.name)
+        # Asked at every step of every saga: worked out once.
+        object.__setattr__(self, "_groups", tuple(tuple(steps) for _, steps in grouped))
+        object.__setattr__(self, "_by_name", {step.name: step for step in self.steps})
+        problems = _problems(self)
+        if problems:
+            raise BadSaga(f"saga {self.name}: {'; '.join(problems)}")
 
-    def groups(self) -> tuple[tuple[Step, ...], ...]:
+    def groups(self) -> tuple[Group, ...]:
         """The steps as they run: one after another, those of one group together."""
-        return tuple(tuple(steps) for _, steps in groupby(self.steps, key=lambda step: step.group or step.name))
+        return self._groups
 
     def step(self, name: str) -> Step:
-        return next(step for step in self.steps if step.name == name)
+        return self._by_name[name]
 
 
 def _problems(saga: Saga) -> list[str]:

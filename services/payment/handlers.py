@@ -11,7 +11,7 @@ import msgspec
 
 from libs.kernel.errors import DockyardError, Mismatch, Refused
 from libs.kernel.money import Money
-from libs.tcc.barrier import Claim, Empty, Entry, First, Key, Operation, Replay, Suspended, Unfinished
+from libs.tcc.barrier import Claim, Empty, Entry, First, Key, Replay, Suspended, Unfinished
 from libs.tcc.barrier import Mismatch as OtherRequest
 from services.payment.domain import Declined, Payment, Status, Verdict, judged, moved, refunded
 from services.payment.domain import Entry as LedgerEntry
@@ -88,7 +88,7 @@ class PaymentHandlers:
         async with self._units.open() as unit:
             return await begin(unit, commands)
 
-    async def settle(self, commands: Sequence[Settle]) -> Sequence[Done | Ask | DockyardError]:
+    async def settle(self, commands: Sequence[Settle]) -> Sequence[Done | DockyardError]:
         """Writes down what the processor said, moves the money in the ledger, and keeps the answer."""
         async with self._units.open() as unit:
             return await settle(unit, commands)
@@ -166,7 +166,7 @@ async def _keep(
     )
 
 
-async def settle(unit: Unit, commands: Sequence[Settle]) -> list[Done | Ask | DockyardError]:
+async def settle(unit: Unit, commands: Sequence[Settle]) -> list[Done | DockyardError]:
     known = await unit.payments.lock([(command.key.transaction_id, command.key.step) for command in commands])
     settled = [_settled(command, known[settle_key(command)]) for command in commands]
     await unit.payments.save([one.payment for one in settled if one.entry or one.payment.status is Status.DECLINED])
@@ -174,7 +174,7 @@ async def settle(unit: Unit, commands: Sequence[Settle]) -> list[Done | Ask | Do
     await unit.barrier.answer(
         [(command.key, msgspec.json.encode(one.answer)) for command, one in zip(commands, settled, strict=True)]
     )
-    return [_outcome(one.answer) for one in settled]
+    return [_final(one.answer) for one in settled]
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,9 +208,11 @@ def _charge_answer(payment: Payment, message: str) -> Answer:
 
 
 def _outcome(answer: Answer | Ask | DockyardError) -> Done | Ask | DockyardError:
-    if isinstance(answer, Answer):
-        return answer.done or Refused(answer.message, code=answer.code)
-    return answer
+    return _final(answer) if isinstance(answer, Answer) else answer
+
+
+def _final(answer: Answer) -> Done | DockyardError:
+    return answer.done or Refused(answer.message, code=answer.code)
 
 
 def batch_key(command: Begin) -> tuple[str, str]:

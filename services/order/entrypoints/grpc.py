@@ -126,7 +126,7 @@ def _request(
 ) -> Request:
     """The digest covers what is asked, not how long its caller is willing to wait."""
     asked = type(message)()
-    asked.CopyFrom(message)  # type: ignore[arg-type]
+    asked.CopyFrom(message)  # type: ignore[arg-type]  # both are the one class of the union
     asked.wait_seconds = 0
     digest = hashlib.sha256(asked.SerializeToString(deterministic=True)).digest()
     wait = min(max(wait_seconds, 0), WAIT_SECONDS_MAX)

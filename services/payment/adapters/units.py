@@ -23,10 +23,10 @@ _COLUMNS = """
 # Holds the payments of the batch until its end; in key order, so two batches never wait in a circle.
 LOCK = text(
     f"""
-    SELECT {_COLUMNS} FROM payments
-     WHERE (transaction_id, step) IN (SELECT * FROM unnest(:transaction_ids, :steps))
-     ORDER BY payment_id FOR UPDATE
-    """  # noqa: S608
+    SELECT {_COLUMNS}
+      FROM payments JOIN unnest(:transaction_ids, :steps) AS asked (transaction_id, step) USING (transaction_id, step)
+     ORDER BY payment_id FOR UPDATE OF payments
+    """  # noqa: S608  (the columns are a constant)
 ).bindparams(*texts("transaction_ids", "steps"))
 
 OPEN_ACCOUNTS = text(

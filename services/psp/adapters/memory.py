@@ -23,7 +23,7 @@ CHARGE = text(
         RETURNING {_COLUMNS}
     )
     SELECT {_COLUMNS} FROM added
-    """  # noqa: S608
+    """  # noqa: S608  (the columns are a constant)
 ).bindparams(*texts("charge_ids", "keys", "references", "currencies"), *bigints("amounts"))
 
 # Gives the money back once for each key, as far as there is money left to give.

@@ -83,7 +83,7 @@ CANCEL = text(
     UPDATE shipments SET status = 'cancelled'
      WHERE transaction_id = ANY(:transaction_ids) AND status IN ('booked', 'released')
     RETURNING {_COLUMNS}
-    """  # noqa: S608
+    """  # noqa: S608  (the columns are a constant)
 ).bindparams(*texts("transaction_ids"))
 
 # Lets the parcels of confirmed orders leave; cancelled and dispatched ones stay as they are.
