@@ -14,8 +14,9 @@ NAMES_FILE = "libs/telemetry/names.py"
 NAMING_CALLS = frozenset({"span", "start_span", "start_as_current_span", "set_attribute"})
 NAMING_CLASSES = frozenset({"Counter", "Gauge", "Histogram", "Summary"})
 
-SUPPRESSION = re.compile(r"# *(noqa|type: *ignore)\b")
-REASON = re.compile(r"# *(noqa: *[A-Z0-9, ]+|type: *ignore\[[\w, -]+\]) *[#(–—:-] *\w")
+SUPPRESSION = re.compile(
+    r"# *(?:noqa|type: *ignore)\b(?P<rules>: *[A-Z0-9, ]+|\[[\w, -]+\])?(?P<reason> *[#(–—:-] *\w)?"
+)
 
 
 def literal_telemetry_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -85,14 +86,19 @@ def test_a_test_that_waits_for_luck_is_found() -> None:
 
 
 def silent_suppressions(lines: Sequence[str]) -> Iterator[int]:
-    """Numbers of the lines that silence a linter without a reason beside it or above it."""
-    explained_above = False
+    """Numbers of the lines that silence a rule without a reason: beside it, above it, or earlier in the file."""
+    explained: set[str] = set()
+    comment_above = False
     for number, line in enumerate(lines, start=1):
-        if SUPPRESSION.search(line):
-            if not explained_above and not REASON.search(line):
-                yield number
-        else:
-            explained_above = line.strip().startswith("#")
+        suppression = SUPPRESSION.search(line)
+        if suppression is None:
+            comment_above = line.strip().startswith("#")
+            continue
+        rules = set(re.findall(r"[A-Z]+[0-9]+|[a-z]+(?:-[a-z]+)+", suppression["rules"] or ""))
+        if comment_above or suppression["reason"]:
+            explained |= rules
+        elif not rules or not rules <= explained:
+            yield number
 
 
 def test_suppressions_say_why() -> None:
@@ -106,8 +112,11 @@ def test_suppressions_say_why() -> None:
 
 def test_a_suppression_without_a_reason_is_found() -> None:
     assert list(silent_suppressions(["import x  # noqa: PLC0415"])) == [1]
+    assert list(silent_suppressions(["x()  # noqa"])) == [1]
+    assert list(silent_suppressions(["x()  # type: ignore[no-untyped-call]"])) == [1]
+    assert list(silent_suppressions(["x()  # noqa: S101  (why)", "y()  # noqa: S102"])) == [2]
     assert not list(silent_suppressions(["import x  # noqa: PLC0415  (a third of a second)"]))
-    assert not list(silent_suppressions(["# Slow.", "import x  # noqa: PLC0415", "import y  # noqa: PLC0415"]))
+    assert not list(silent_suppressions(["# Slow.", "import x  # noqa: PLC0415", "", "import y  # noqa: PLC0415"]))
 
 
 def test_the_smell_report_works() -> None:
