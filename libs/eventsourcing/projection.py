@@ -30,6 +30,8 @@ BATCH_ROWS_MAX = 500
 # How long an idle projector sleeps when nobody nudges it (another process may have written).
 POLL_SECONDS = 0.25
 FAILED_SECONDS = 1.0
+# How long events collect after a round, so that a busy view is fed a few dozen at a time; cut short by who waits.
+LINGER_SECONDS = 0.03
 
 log = get_logger(__name__)
 
@@ -52,11 +54,12 @@ class Projector:
         self._apply = apply
         self._clock = clock
         self._nudged = asyncio.Event()
+        self._hurried = asyncio.Event()
         self._moved = asyncio.Condition()
         self.position: Position = START
 
     def nudge(self) -> None:
-        """Something was committed: look now."""
+        """Something was committed: look soon."""
         self._nudged.set()
 
     async def run(self) -> None:
@@ -67,8 +70,7 @@ class Projector:
                 log.warning("projection waits for its database", extra={"view": self._name, "error": error.message})
                 await self._clock.sleep(FAILED_SECONDS)
                 continue
-            if not advanced:
-                await self._wait()
+            await self._wait(linger=advanced)
 
     async def step(self) -> bool:
         """Applies the next batch; False when there was nothing to apply."""
@@ -89,7 +91,8 @@ class Projector:
         """Whether the view reached the position within the time."""
         if self.position >= position:
             return True
-        self.nudge()
+        self._hurried.set()
+        self._nudged.set()
         try:
             async with asyncio.timeout(seconds), self._moved:
                 await self._moved.wait_for(lambda: self.position >= position)
@@ -115,11 +118,19 @@ class Projector:
         ):
             await self._apply(connection, events)
 
-    async def _wait(self) -> None:
-        try:
-            async with asyncio.timeout(POLL_SECONDS):
-                await self._nudged.wait()
-        except TimeoutError:
-            return
-        finally:
-            self._nudged.clear()
+    async def _wait(self, linger: bool) -> None:
+        """Lingers after a round, then waits to be nudged; who waits for a position ends either."""
+        if linger:
+            await _set_within(self._hurried, LINGER_SECONDS)
+        if not self._hurried.is_set():
+            await _set_within(self._nudged, POLL_SECONDS)
+        self._nudged.clear()
+        self._hurried.clear()
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

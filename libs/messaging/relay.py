@@ -26,6 +26,8 @@ BATCH_ROWS_MAX = 500
 # How long an idle relay sleeps when nobody nudges it (another process may have written).
 POLL_SECONDS = 0.5
 FAILED_SECONDS_MAX = 5.0
+# How long events collect after a round, so that a busy relay sends a few dozen at a time.
+LINGER_SECONDS = 0.03
 # How often the relay asks whether the consumers have caught up, and whether the broker still knows it.
 UPKEEP_SECONDS = 2.0
 # One purge deletes at most this many rows, so that it never holds up the writers.
@@ -129,7 +131,9 @@ class Relay:
             if failures:
                 log.info("publishing goes on", extra={"source": self._source, "failures": failures})
             failures = 0
-            if not published:
+            if published:
+                await self._clock.sleep(LINGER_SECONDS)
+            if published < BATCH_ROWS_MAX:
                 await self._wait()
 
     async def step(self) -> int:

@@ -14,28 +14,22 @@ from libs.runtime.batching import Batcher
 from libs.runtime.clock import Clock
 from libs.runtime.failpoints import declare, failpoint
 from libs.saga.definition import Command, MakeCommand, Saga, Step
-from libs.saga.log import PARKED, Hold, Instance, Line, SagaLog, Tail
-from libs.saga.machine import (
-    Action,
+from libs.saga.entries import (
     AnyEntry,
     CancelRequested,
-    Do,
     Ended,
     FaultKind,
     Parked,
-    Record,
     Started,
-    State,
     StepDone,
     StepFailed,
     StepRefused,
-    Undo,
+    TakenUp,
     UndoDone,
     UndoFailed,
-    apply,
-    fold,
-    next_actions,
 )
+from libs.saga.log import PARKED, Hold, Instance, Line, SagaLog, Tail
+from libs.saga.machine import Action, Do, Record, State, Undo, apply, fold, next_actions
 from libs.telemetry import metrics, names
 from libs.telemetry.logs import get_logger
 from libs.telemetry.tracing import span, start_root
@@ -46,6 +40,9 @@ IN_FLIGHT_MAX = 2000
 SWEEP_SECONDS = 2.0
 SWEEP_ROWS_MAX = 500
 FAILED_SECONDS = 1.0
+# What a step answered is written down together with what follows it, and at the latest after this long: a saga that
+# ends sooner writes its log once.
+FLUSH_SECONDS = 0.5
 LOG_ROWS_MAX = 256
 
 log = get_logger(__name__)
@@ -165,6 +162,7 @@ class Executor:
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 self._swept = ""
+                group.create_task(self._flush())
                 while True:
                     await hold.check()
                     await self._sweep()
@@ -172,6 +170,14 @@ class Executor:
         finally:
             self._group = None
             self._runs.clear()
+
+    async def _flush(self) -> None:
+        """Writes down now and then what the slower sagas noted."""
+        while True:
+            await self._clock.sleep(FLUSH_SECONDS)
+            for run in self._runs.values():
+                if run.unsaved:
+                    self._save_lazily(run)
 
     async def _sweep(self) -> None:
         """Takes up unfinished sagas that nobody runs: after a crash, from other replicas, or left for lack of room."""
@@ -214,13 +220,11 @@ class Executor:
             await self._record(run, first)
         elif len(actions) == 1:
             self._note(run, await self._try(run, first))
-            self._save_lazily(run)
         else:
             async with asyncio.TaskGroup() as group:
                 tries = [group.create_task(self._try(run, action)) for action in actions]
             for one in tries:
                 self._note(run, one.result())
-            self._save_lazily(run)
 
     async def _record(self, run: _Run, action: Record) -> None:
         what = type(action.entry).__name__
