@@ -180,18 +180,13 @@ def _initdb(binaries: Binaries, plan: PostgresPlan, data: Path, password_file: P
         raise EnvironmentProblem(f"initdb could not make {plan.data}: {last_words(plan.log)} (see {plan.log})")
 
 
-def start_postgres(binaries: Binaries, plan: PostgresPlan) -> "subprocess.Popen[bytes]":
-    """Starts the server and returns when it accepts connections. Raises EnvironmentProblem."""
-    check_reachable(plan.data, plan.account)
+def spawn_postgres(binaries: Binaries, plan: PostgresPlan) -> "subprocess.Popen[bytes]":
+    """Starts the server; it accepts connections when `accepts_connections` says so."""
     settings = SETTINGS | dict(plan.settings) | {"port": str(plan.port)}
-    process = start(
+    options = [f"--{name}={value}" for name, value in settings.items()]
+    return start(
         Program(
-            argv=[
-                binaries.path("postgres"),
-                "-D",
-                str(plan.data),
-                *(f"--{name}={value}" for name, value in settings.items()),
-            ],
+            argv=[binaries.path("postgres"), "-D", str(plan.data), *options],
             log=plan.log,
             on_orphaned=signal.SIGINT,
             environ=_environ(),
@@ -199,13 +194,18 @@ def start_postgres(binaries: Binaries, plan: PostgresPlan) -> "subprocess.Popen[
             account=plan.account,
         )
     )
+
+
+def start_postgres(binaries: Binaries, plan: PostgresPlan) -> "subprocess.Popen[bytes]":
+    """Starts the server and returns when it accepts connections. Raises EnvironmentProblem."""
+    process = spawn_postgres(binaries, plan)
     wait_ready(
-        process, lambda: _accepts_connections(plan.data, process.pid), "PostgreSQL", plan.log, seconds=START_SECONDS
+        process, lambda: accepts_connections(plan.data, process.pid), "PostgreSQL", plan.log, seconds=START_SECONDS
     )
     return process
 
 
-def _accepts_connections(data: Path, pid: int) -> bool:
+def accepts_connections(data: Path, pid: int) -> bool:
     """As pg_ctl asks: the server writes its state into the last line of its pid file."""
     try:
         lines = (data / "postmaster.pid").read_text().splitlines()

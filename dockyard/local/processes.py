@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from dockyard.local.waiting import wait_until
 from libs.runtime.clock import Clock
 
-ASK_SECONDS = 0.02
 # Fields of /proc/PID/stat after the command name (proc(5)).
 _STATE, _PARENT, _USER, _SYSTEM, _BORN = 0, 1, 11, 12, 19
 _DEAD = frozenset("ZX")
@@ -75,14 +75,10 @@ def _pinned(pid: int) -> Iterator[int | None]:
         os.close(handle)
 
 
-async def gone(processes: Collection[Identity], clock: Clock, seconds: float) -> list[Identity]:
+def gone(processes: Collection[Identity], clock: Clock, seconds: float) -> list[Identity]:
     """Waits until all have ended; those that have not after `seconds`."""
-    deadline = clock.monotonic() + seconds
-    while left := [one for one in processes if is_alive(one)]:
-        if clock.monotonic() > deadline:
-            return left
-        await clock.sleep(ASK_SECONDS)
-    return []
+    wait_until(lambda: not any(map(is_alive, processes)), clock, seconds)
+    return [one for one in processes if is_alive(one)]
 
 
 def usage(root: Identity) -> Usage | None:

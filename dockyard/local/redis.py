@@ -62,9 +62,9 @@ def _programs(search_path: str) -> Iterator[Path]:
             yield program
 
 
-def start_redis(program: Path, plan: RedisPlan) -> "subprocess.Popen[bytes]":
-    """Starts the server and returns when it answers. Raises EnvironmentProblem."""
-    process = start(
+def spawn_redis(program: Path, plan: RedisPlan) -> "subprocess.Popen[bytes]":
+    """Starts the server; it can be used when `answers` says so."""
+    return start(
         Program(
             # The configuration comes through standard input: a password in the arguments is everybody's to read.
             argv=[str(program), "-"],
@@ -75,7 +75,12 @@ def start_redis(program: Path, plan: RedisPlan) -> "subprocess.Popen[bytes]":
             stdin=_configuration(plan),
         )
     )
-    wait_ready(process, lambda: _answers(plan.port), "Redis", plan.log, seconds=START_SECONDS)
+
+
+def start_redis(program: Path, plan: RedisPlan) -> "subprocess.Popen[bytes]":
+    """Starts the server and returns when it answers. Raises EnvironmentProblem."""
+    process = spawn_redis(program, plan)
+    wait_ready(process, lambda: answers(plan.port), "Redis", plan.log, seconds=START_SECONDS)
     return process
 
 
@@ -96,7 +101,7 @@ def _configuration(plan: RedisPlan) -> str:
     )
 
 
-def _answers(port: int) -> bool:
+def answers(port: int) -> bool:
     """Whether a Redis talks there: it answers even the nameless, if only that it wants a password."""
     try:
         with socket.create_connection((HOST, port), ANSWER_SECONDS) as connection:

@@ -83,7 +83,7 @@ def load(home: Home) -> State:
         raise EnvironmentProblem(f"home {home.path} is not a directory: choose another with --home") from None
     except msgspec.MsgspecError as error:
         raise EnvironmentProblem(
-            f"{home.state} is damaged ({error}): restore it, or choose another --home (it holds the databases' passwords)"
+            f"{home.state} is damaged ({error}): it holds the passwords, so restore it or choose another --home"
         ) from None
 
 

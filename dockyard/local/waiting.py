@@ -1,6 +1,7 @@
-"""Waiting for a process that we started until it can be used."""
+"""Waiting in a program that has nothing else to do: for processes to be ready, or gone."""
 
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,21 @@ from libs.runtime.clock import Clock, SystemClock
 # How often a starting process is asked; one ask costs well under a millisecond.
 ASK_SECONDS = 0.01
 LOG_TAIL_BYTES = 400
+
+
+def wait_until(done: Callable[[], bool], clock: Clock, seconds: float) -> bool:
+    """Asks again and again; whether it was done within `seconds`. Blocks the thread: not for an event loop."""
+    deadline = clock.monotonic() + seconds
+    while not done():
+        if clock.monotonic() > deadline:
+            return False
+        pause()
+    return True
+
+
+def pause() -> None:
+    """Lets other processes get on before they are asked again."""
+    time.sleep(ASK_SECONDS)  # noqa: TID251  (other processes are waited for, and they tell nobody)
 
 
 def wait_ready(
