@@ -1,11 +1,12 @@
 """The gRPC entrance every service shares: errors as google.rpc.Status, traces, reflection, health; and the way out."""
 
-import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -26,7 +27,7 @@ from libs.kernel.errors import (
 )
 from libs.telemetry import metrics, names
 from libs.telemetry.logs import get_logger
-from libs.telemetry.tracing import current_traceparent, span, start_root
+from libs.telemetry.tracing import current_ids, current_traceparent, span, start_root
 
 ERROR_DOMAIN = "dockyard"
 # A batch of 128 commands of 100 lines is about half a megabyte.
@@ -34,6 +35,9 @@ MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 KEEPALIVE_MS = 10_000
 KEEPALIVE_TIMEOUT_MS = 5_000
 RECONNECT_MS_MAX = 500
+# An error travels in headers, its message three times over; headers of more than 8 KiB are dropped by the peer.
+ERROR_LETTERS_MAX = 500
+STATUS_DETAILS_KEY = "grpc-status-details-bin"
 
 log = get_logger(__name__)
 
@@ -50,62 +54,90 @@ CODES: Mapping[type[DockyardError], int] = {
     DockyardError: code_pb2.INTERNAL,
 }
 
-# How an error of ours is recognised on the other side.
-_CLASSES: Mapping[str, type[DockyardError]] = {kind.__name__: kind for kind in CODES}
+# How an error of ours is recognised on the other side. A bug of the peer's is not among them: it may have happened.
+_CLASSES: Mapping[str, type[DockyardError]] = {kind.__name__: kind for kind in CODES if kind is not DockyardError}
 
-# What a status without our details means: only these say for certain that nothing happened.
+# What a status without our details means: only these say for certain that nothing happened. (RESOURCE_EXHAUSTED does
+# not: an answer that was too large to receive has it as well.)
 _FOREIGN: Mapping[grpc.StatusCode, type[DockyardError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: Invalid,
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.UNIMPLEMENTED: Invalid,
     grpc.StatusCode.PERMISSION_DENIED: Refused,
     grpc.StatusCode.UNAUTHENTICATED: Refused,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
 }
 
 # grpc's own words for a call that was never sent.
 _NEVER_SENT = ("failed to connect", "connection refused", "dns resolution failed", "no route to host")
 
-Method = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
+# The key of an ErrorInfo's metadata under which the class of an error travels.
+KIND = "kind"
+
+M = TypeVar("M", bound=Message)
+R = TypeVar("R")
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Method = Callable[[Any, Context], Awaitable[Any]]
 
 
 class _Entrance(grpc.aio.ServerInterceptor):
-    """Around every call: its trace, its metrics, and its error as a rich status."""
+    """Around every unary call: its trace, its metrics, and its error as a rich status."""
+
+    def __init__(self) -> None:
+        # One for each method we have; made once, for they are asked for at every call.
+        self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
+        known = self._guarded.get(details.method)
+        if known is not None:
+            return known
         handler = await continuation(details)
         if handler is None or handler.unary_unary is None:
             return handler
-        traceparent = next((value for key, value in details.invocation_metadata if key == "traceparent"), None)
-        behaviour = _guarded(details.method, handler.unary_unary, str(traceparent or ""))
-        return grpc.unary_unary_rpc_method_handler(
-            behaviour,
+        guarded = grpc.unary_unary_rpc_method_handler(
+            _guarded(details.method.removeprefix("/"), handler.unary_unary),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
+        self._guarded[details.method] = guarded
+        return guarded
 
 
-def _guarded(method: str, behaviour: Method, traceparent: str | None) -> Method:
-    @functools.wraps(behaviour)
-    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        with start_root(traceparent):
+def _guarded(method: str, behaviour: Method) -> Method:
+    attributes = {names.RPC_METHOD: method}
+    seconds = metrics.GRPC_SECONDS.labels(method)
+
+    async def guarded(request: Any, context: Context) -> Any:
+        with seconds.time(), start_root(_traceparent(context)):
             try:
-                with span(names.GRPC_SERVE, kind=SpanKind.SERVER, attributes={names.RPC_METHOD: method}):
+                with span(names.GRPC_SERVE, kind=SpanKind.SERVER, attributes=attributes):
                     response = await behaviour(request, context)
-            except DockyardError as error:
-                status = rich_status(error)
             except grpc.aio.AbortError:
                 raise
-            except Exception:  # the outermost loop of a call: nothing internal leaves, everything is logged once
-                log.exception("call failed", extra={"method": method})
-                status = rich_status(DockyardError("the error is logged under this trace id"))
-            else:
-                metrics.GRPC_CALLS.labels(method, "OK").inc()
-                return response
-            metrics.GRPC_CALLS.labels(method, code_pb2.Code.Name(status.code)).inc()
-            await context.abort_with_status(rpc_status.to_status(status))
+            except Exception as error:  # noqa: BLE001  (the outermost loop of a call: nothing internal leaves)
+                await _abort(method, context, error)
+        metrics.GRPC_CALLS.labels(method, "OK").inc()
+        return response
 
     return guarded
+
+
+def _traceparent(context: Context) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == "traceparent":
+            return str(value)
+    return ""
+
+
+async def _abort(method: str, context: Context, error: Exception) -> NoReturn:
+    """Ends the call with the error; what is a bug of ours is logged, once, and told as no more than that."""
+    if not isinstance(error, DockyardError) or code_of(error) == code_pb2.INTERNAL:
+        log.error("call failed", exc_info=error, extra={"method": method})
+        error = DockyardError("the error is logged under this trace id", details={"trace_id": current_ids()[0]})
+    status = rich_status(error)
+    metrics.GRPC_CALLS.labels(method, code_pb2.Code.Name(status.code)).inc()
+    await context.abort_with_status(rpc_status.to_status(status))
+    raise AssertionError("a call goes on after its end")
 
 
 def code_of(error: DockyardError) -> int:
@@ -116,18 +148,19 @@ def code_of(error: DockyardError) -> int:
 def rich_status(error: DockyardError) -> status_pb2.Status:
     """The error with everything it says, as google.rpc.Status with ErrorInfo, RetryInfo and BadRequest."""
     kind = next(kind for kind in type(error).__mro__ if kind in CODES)
-    info = error_details_pb2.ErrorInfo(
-        reason=error.code, domain=ERROR_DOMAIN, metadata={"kind": kind.__name__, **error.details}
-    )
-    details: list[Any] = [info]
+    message = error.message[:ERROR_LETTERS_MAX]
+    metadata = {key: value[:ERROR_LETTERS_MAX] for key, value in error.details.items()}
+    details: list[Any] = [
+        error_details_pb2.ErrorInfo(reason=error.code, domain=ERROR_DOMAIN, metadata={**metadata, KIND: kind.__name__})
+    ]
     if error.retry_after_seconds:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(int(error.retry_after_seconds * 1000))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     if isinstance(error, Invalid):
-        violation = error_details_pb2.BadRequest.FieldViolation(description=error.message)
+        violation = error_details_pb2.BadRequest.FieldViolation(description=message)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-    return status_pb2.Status(code=code_of(error), message=error.message, details=[_packed(one) for one in details])
+    return status_pb2.Status(code=code_of(error), message=message, details=[_packed(one) for one in details])
 
 
 def _packed(message: Any) -> any_pb2.Any:
@@ -139,23 +172,37 @@ def _packed(message: Any) -> any_pb2.Any:
 def call_error(error: grpc.aio.AioRpcError) -> DockyardError:
     """What a failed call means to its caller: the peer's own error, or the safest reading of a bare status."""
     message = error.details() or error.code().name
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it only reads code, details and metadata
-    for detail in status.details if status is not None else ():
-        info = error_details_pb2.ErrorInfo()
-        if detail.Unpack(info) and info.domain == ERROR_DOMAIN:
-            details = {key: value for key, value in info.metadata.items() if key != "kind"}
-            kind = _CLASSES.get(info.metadata.get("kind", ""), InDoubt)
-            return kind(message, code=info.reason, details=details, retry_after_seconds=_retry_after(status))
+    details = _details(error)
+    info = _unpacked(details, error_details_pb2.ErrorInfo())
+    if info is not None and info.domain == ERROR_DOMAIN:
+        kind = _CLASSES.get(info.metadata.get(KIND, ""), InDoubt)
+        retry = _unpacked(details, error_details_pb2.RetryInfo())
+        return kind(
+            message,
+            code=info.reason,
+            details={key: value for key, value in info.metadata.items() if key != KIND},
+            retry_after_seconds=retry.retry_delay.ToMilliseconds() / 1000 if retry is not None else None,
+        )
     if error.code() is grpc.StatusCode.UNAVAILABLE and any(words in message.lower() for words in _NEVER_SENT):
         return Unavailable(message, code="peer-unreachable")
     return _FOREIGN.get(error.code(), InDoubt)(message, code=f"grpc-{error.code().name.lower().replace('_', '-')}")
 
 
-def _retry_after(status: status_pb2.Status | None) -> float | None:
-    for detail in status.details if status is not None else ():
-        info = error_details_pb2.RetryInfo()
-        if detail.Unpack(info):
-            return float(info.retry_delay.ToMilliseconds()) / 1000
+def _details(error: grpc.aio.AioRpcError) -> Sequence[any_pb2.Any]:
+    """What a google.rpc.Status in the trailers carries; nothing if there is none, or none that can be read."""
+    for key, value in error.trailing_metadata() or ():
+        if key == STATUS_DETAILS_KEY and isinstance(value, bytes):
+            with suppress(DecodeError):
+                return list(status_pb2.Status.FromString(value).details)
+    return ()
+
+
+def _unpacked(details: Sequence[any_pb2.Any], wanted: M) -> M | None:
+    """The first detail of this type."""
+    for detail in details:
+        with suppress(DecodeError):
+            if detail.Unpack(wanted):
+                return wanted
     return None
 
 
@@ -204,11 +251,11 @@ def channel(address: str) -> grpc.aio.Channel:
     )
 
 
-async def call(method: Callable[..., Awaitable[Any]], request: Any, seconds: float) -> Any:
+async def call(method: Callable[..., Awaitable[R]], request: Any, seconds: float) -> R:
     """One unary call with a deadline and our trace. Raises the peer's error, Unavailable or InDoubt."""
-    traceparent = current_traceparent()
-    metadata = (("traceparent", traceparent),) if traceparent else ()
     with span(names.GRPC_CALL, kind=SpanKind.CLIENT):
+        traceparent = current_traceparent()
+        metadata = (("traceparent", traceparent),) if traceparent else ()
         try:
             return await method(request, timeout=seconds, metadata=metadata)
         except grpc.aio.AioRpcError as error:
