@@ -1,15 +1,18 @@
 """Runs sagas: asks the machine what is next, does it, notes what came of it; kill it anywhere and it carries on.
 
-Three moments are durable before the saga goes on: started (in its caller's commit), decided to undo or to wait for an
-operator, and ended. What each step answered is noted lazily: a participant replays its answer when asked again.
+Four moments are durable before the saga goes on: started (in its caller's commit), the pivot decided, going back or
+waiting for an operator decided, and ended. What each step answered is noted lazily: a participant replays its answer
+when asked again. The log lets one writer add to a saga; a run that finds another's line in its place stops.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from libs.kernel.errors import DockyardError, InDoubt, Overloaded, Refused, Unavailable
+import msgspec
+
+from libs.kernel.errors import Conflict, DockyardError, InDoubt, Overloaded, Refused, Unavailable
 from libs.runtime.batching import Batcher
 from libs.runtime.clock import Clock
 from libs.runtime.failpoints import declare, failpoint
@@ -28,7 +31,7 @@ from libs.saga.entries import (
     UndoDone,
     UndoFailed,
 )
-from libs.saga.log import PARKED, Hold, Instance, Line, SagaLog, Tail
+from libs.saga.log import ENDED, PARKED, Hold, Instance, Line, SagaLog, Tail
 from libs.saga.machine import Action, Do, Record, State, Undo, apply, fold, next_actions
 from libs.telemetry import metrics, names
 from libs.telemetry.logs import get_logger
@@ -39,6 +42,8 @@ IN_FLIGHT_MAX = 2000
 # How often the log is searched for sagas nobody runs, and how many are taken up at a time.
 SWEEP_SECONDS = 2.0
 SWEEP_ROWS_MAX = 500
+# How old a line gets at most before it is written, when nothing takes it along earlier.
+FLUSH_SECONDS = 0.25
 FAILED_SECONDS = 1.0
 # What a step answered is written down together with what follows it, and at the latest after this long: a saga that
 # ends sooner writes its log once.
@@ -72,14 +77,18 @@ class Participant(Protocol):
 
 @dataclass(slots=True)
 class _Run:
-    """A saga being run: its state, and the lines that are not durable yet."""
+    """A saga being run: its state, and the lines that are not durable yet.
+
+    `seq` is the last line's. `stale`: the log is not this run's to write any more.
+    """
 
     instance: Instance
     saga: Saga
-    state: State
-    seq: int
+    state: State = field(default_factory=State)
+    seq: int = 0
     unsaved: list[Line] = field(default_factory=list)
     queued: bool = False
+    stale: bool = False
 
 
 Hook = Callable[[Instance, State], None]
@@ -91,17 +100,21 @@ def failpoints_of(saga: Saga) -> tuple[str, ...]:
         f"{step.name}.{operation}"
         for step in saga.steps
         for operation in ("do", "undo")
-        if operation == "do" or step.undo
+        if operation == "do" or step.undone_by
     ]
     around = tuple(f"saga.{moment}-call:{call}" for call in calls for moment in ("before", "after"))
     return (*around, *(f"saga.{moment}-write:{what}" for what in WRITES for moment in ("before", "after")))
 
 
-WRITES = ("lines", "UndoDecided", "Ended", "Parked")
+WRITES = ("lines", "PivotDecided", "UndoDecided", "Parked", "Ended")
 
 
 class Executor:
-    """Runs the sagas of one log; `run` until cancelled, in as many processes as you like: one of them has the right."""
+    """Runs the sagas of one log; `run` until cancelled, in as many processes as you like: one of them has the right.
+
+    `sagas` holds every definition, older versions too while sagas of them may be unfinished; `on_rest` hears of each
+    saga that ended or was parked, when that is durable.
+    """
 
     def __init__(
         self,
@@ -115,7 +128,7 @@ class Executor:
     ) -> None:
         for saga in sagas.values():
             declare(*failpoints_of(saga))
-        self._sagas = sagas
+        self._sagas = {(saga.name, saga.version): saga for saga in sagas.values()}
         self._participants = participants
         self._log = saga_log
         self._clock = clock
@@ -123,7 +136,9 @@ class Executor:
         self._on_rest = on_rest
         self._runs: dict[str, _Run] = {}
         self._group: asyncio.TaskGroup | None = None
-        self._swept = ""
+        # Sagas that came to rest, or were left, since the sweep began to read: what it read of them is old.
+        self._left: set[str] = set()
+        self._unknown: set[tuple[str, int]] = set()
         self._writer: Batcher[_Run, None] = Batcher(
             "saga log",
             self._write,
@@ -135,10 +150,10 @@ class Executor:
     def start(self, instances: Sequence[Instance]) -> None:
         """Runs sagas whose start is durable; those there is no room for are found by the sweep."""
         for instance in instances:
-            self._take_up(instance, ())
+            self._take_up(instance, (), (Started(),))
 
     def request_cancel(self, saga_id: str, reason: str) -> None:
-        """Tells a running saga that its customer changed their mind; it stops at the next step before the pivot."""
+        """Tells a running saga that its customer changed their mind; it goes back unless the pivot may be done."""
         run = self._runs.get(saga_id)
         if run is not None:
             self._note(run, CancelRequested(reason))
@@ -161,8 +176,7 @@ class Executor:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                self._swept = ""
-                group.create_task(self._flush())
+                group.create_task(self._flush_for_ever())
                 while True:
                     await hold.check()
                     await self._sweep()
@@ -171,8 +185,8 @@ class Executor:
             self._group = None
             self._runs.clear()
 
-    async def _flush(self) -> None:
-        """Writes down now and then what the slower sagas noted."""
+    async def _flush_for_ever(self) -> None:
+        """Keeps the log fresh for its readers while steps take their time."""
         while True:
             await self._clock.sleep(FLUSH_SECONDS)
             for run in self._runs.values():
@@ -181,38 +195,70 @@ class Executor:
 
     async def _sweep(self) -> None:
         """Takes up unfinished sagas that nobody runs: after a crash, from other replicas, or left for lack of room."""
-        room = min(self._in_flight_max - len(self._runs), SWEEP_ROWS_MAX)
-        if room <= 0:
-            return
-        found = await self._log.unfinished(self._swept, room)
-        for remembered in found:
-            self._take_up(remembered.instance, remembered.lines)
-        self._swept = found[-1].instance.saga_id if len(found) == room else ""
+        after: str | None = ""
+        while after is not None and len(self._runs) < self._in_flight_max:
+            self._left.clear()
+            after = await self._sweep_page(after)
 
-    def _take_up(self, instance: Instance, lines: Sequence[Line]) -> None:
+    async def _sweep_page(self, after: str) -> str | None:
+        """Takes up to a page of them after this id; the id to go on from, None when there are no more."""
+        ids = await self._log.unfinished(after, SWEEP_ROWS_MAX)
+        idle = [saga_id for saga_id in ids if saga_id not in self._runs]
+        found = await self._log.load(idle) if idle else {}
+        for saga_id, one in found.items():
+            # Between the two reads it may have ended, or been run and left: then this is old.
+            if saga_id not in self._left and one.status not in {PARKED, ENDED}:
+                self._take_up(one.instance, one.lines, (TakenUp(),) if one.lines else (Started(), TakenUp()))
+        return ids[-1] if len(ids) == SWEEP_ROWS_MAX else None
+
+    def _take_up(self, instance: Instance, lines: Sequence[Line], first: Sequence[AnyEntry]) -> None:
         if self._group is None or instance.saga_id in self._runs or len(self._runs) >= self._in_flight_max:
             return
-        run = _Run(instance, self._sagas[instance.saga], fold(line.entry for line in lines), len(lines))
-        if lines:
-            run.seq = lines[-1].seq
-            log.info("saga taken up", extra={"saga_id": instance.saga_id, "saga": instance.saga, "lines": len(lines)})
-        else:
-            self._note(run, Started())
+        saga = self._definition(instance)
+        if saga is None:
+            return
+        run = _Run(instance, saga)
         self._runs[instance.saga_id] = run
         metrics.SAGAS_RUNNING.set(len(self._runs))
-        self._group.create_task(self._drive(run))
+        self._group.create_task(self._drive(run, lines, first))
 
-    async def _drive(self, run: _Run) -> None:
-        """Takes one saga to its rest. A database that fails leaves it to the next sweep."""
+    def _definition(self, instance: Instance) -> Saga | None:
+        """The definition the saga began with; without it the saga waits for a process that has it."""
+        key = (instance.saga, instance.version)
+        if key not in self._sagas and key not in self._unknown:
+            self._unknown.add(key)
+            log.error("sagas of an unknown definition wait", extra={"saga": instance.saga, "version": instance.version})
+        return self._sagas.get(key)
+
+    async def _drive(self, run: _Run, lines: Sequence[Line], first: Sequence[AnyEntry]) -> None:
+        """Takes one saga to its rest. What goes wrong is this saga's alone: the next sweep starts from its log."""
+        extra = {"saga_id": run.instance.saga_id, "saga": run.saga.name}
         try:
             with start_root(run.instance.traceparent):
-                while actions := next_actions(run.saga, run.state):
+                self._open(run, lines, first)
+                while not run.stale and (actions := next_actions(run.saga, run.state)):
                     await self._act(run, actions)
+        except asyncio.CancelledError:
+            self._save_lazily(run)
+            raise
         except DockyardError as error:
-            log.warning("saga interrupted", extra={"saga_id": run.instance.saga_id, "error": error.message})
+            run.stale = True
+            log.warning("saga left to the next sweep", extra={**extra, "error": error.message})
+        except Exception:  # the outermost loop of one saga: its neighbours go on
+            run.stale = True
+            log.exception("saga failed", extra=extra)
         finally:
             self._runs.pop(run.instance.saga_id, None)
+            self._left.add(run.instance.saga_id)
             metrics.SAGAS_RUNNING.set(len(self._runs))
+
+    def _open(self, run: _Run, lines: Sequence[Line], first: Sequence[AnyEntry]) -> None:
+        if lines:
+            run.state = fold(line.entry for line in lines)
+            run.seq = lines[-1].seq
+            log.info("saga taken up", extra={"saga_id": run.instance.saga_id, "lines": len(lines)})
+        for entry in first:
+            self._note(run, entry)
 
     async def _act(self, run: _Run, actions: Sequence[Action]) -> None:
         first = actions[0]
@@ -271,16 +317,15 @@ class Executor:
         return StepDone(step.name, result)
 
     async def _try_undo(self, run: _Run, step: Step, action: Undo) -> AnyEntry:
-        assert step.undo is not None
+        assert step.undone_by is not None, f"{step.name} has no undo to send"
         context = self._context(run, step, "undo", action.attempt)
         try:
-            result = await self._call(run, step, step.undo, context, names.SAGA_UNDO)
+            result = await self._call(run, step, step.undone_by, context, names.SAGA_UNDO)
         except DockyardError as error:
             return UndoFailed(step.name, action.attempt, f"{error.code}: {error.message}")
         return UndoDone(step.name, result)
 
     async def _call(self, run: _Run, step: Step, make: MakeCommand, context: CommandContext, span_name: str) -> Any:
-        command = make(run.instance.input, run.state.results)
         place = f"{step.name}.{context.operation}"
         failpoint(f"saga.before-call:{place}")
         attributes: dict[str, str | int] = {
@@ -289,13 +334,24 @@ class Executor:
             names.SAGA_ATTEMPT: context.attempt,
         }
         with span(span_name, attributes=attributes):
-            try:
-                async with asyncio.timeout(step.timeout_seconds):
-                    result = await self._participants[command.participant].execute(command, context)
-            except TimeoutError:
-                raise InDoubt(f"no answer within {step.timeout_seconds} s", code="timeout") from None
+            result = await self._answer(run, step, make, context)
         failpoint(f"saga.after-call:{place}")
         return result
+
+    async def _answer(self, run: _Run, step: Step, make: MakeCommand, context: CommandContext) -> Any:
+        """The participant's answer as the log will read it back: dicts, lists, texts, numbers."""
+        try:
+            async with asyncio.timeout(step.timeout_seconds):
+                command = make(run.instance.input, run.state.results)
+                answer = await self._participants[command.participant].execute(command, context)
+            return msgspec.to_builtins(answer)
+        except TimeoutError:
+            raise InDoubt(f"no answer within {step.timeout_seconds} s", code="timeout") from None
+        except DockyardError:
+            raise
+        except Exception as bug:  # the outermost loop of one call: tries are bounded, then somebody hears of it
+            log.exception("a participant broke its promise", extra={"saga_id": context.saga_id, "step": step.name})
+            raise InDoubt(f"{type(bug).__name__}: {bug}", code="internal") from bug
 
     def _context(self, run: _Run, step: Step, operation: str, attempt: int) -> CommandContext:
         deadline = self._clock.unix_ms() + int(step.timeout_seconds * 1000)
@@ -317,7 +373,7 @@ class Executor:
 
     def _save_lazily(self, run: _Run) -> None:
         """Queues the run once: whatever it noted by the time its batch goes is written together."""
-        if run.queued:
+        if run.queued or run.stale:
             return
         run.queued = True
         try:
@@ -325,15 +381,20 @@ class Executor:
         except (Overloaded, Unavailable):
             run.queued = False  # the next durable write takes these lines along
 
-    async def _write(self, runs: Sequence[_Run]) -> Sequence[None]:
-        written = []
+    async def _write(self, runs: Sequence[_Run]) -> Sequence[DockyardError | None]:
+        tails = {}
         for run in runs:
             run.queued = False
-            if run.unsaved:
-                written.append((run, Tail(run.instance.saga_id, tuple(run.unsaved))))
+            if run.unsaved and not run.stale:
+                tails[run.instance.saga_id] = Tail(run.instance.saga_id, tuple(run.unsaved))
         failpoint("saga.before-write:lines")
-        await self._log.write([tail for _, tail in written])
+        overtaken = await self._log.write(list(tails.values()))
         failpoint("saga.after-write:lines")
-        for run, tail in written:
+        return [self._written(run, tails.get(run.instance.saga_id), overtaken) for run in runs]
+
+    def _written(self, run: _Run, tail: Tail | None, overtaken: Collection[str]) -> DockyardError | None:
+        if tail is not None and tail.saga_id not in overtaken:
             del run.unsaved[: len(tail.lines)]
-        return [None] * len(runs)
+            return None
+        run.stale = run.stale or tail is not None
+        return Conflict("another process writes this saga's log", code="saga-overtaken") if run.stale else None

@@ -1,12 +1,12 @@
 """Where sagas are remembered."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from libs.saga.machine import AnyEntry, Ended, Parked, Resumed, UndoDecided
+from libs.saga.entries import AnyEntry, Ended, Parked, Resumed, UndoDecided
 
 RUNNING = "running"
 UNDOING = "undoing"
@@ -46,7 +46,7 @@ class Remembered:
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """Lines to add to one saga's log. Lines that are there already are left as they are."""
+    """Lines to add to one saga's log."""
 
     saga_id: str
     lines: Sequence[Line]
@@ -68,14 +68,18 @@ def status_after(lines: Sequence[Line]) -> tuple[str, str, str] | None:
 
 
 class SagaLog(Protocol):
-    """The promise: what `write` returned from survives; the rest of the protocol reads it back."""
+    """The promise: what `write` took survives, and of two writers of one saga one finds out."""
 
-    async def write(self, tails: Sequence[Tail]) -> None:
-        """Adds the lines of many sagas in one transaction. Writing the same lines again changes nothing."""
+    async def write(self, tails: Sequence[Tail]) -> Collection[str]:
+        """Adds the lines of many sagas in one transaction.
+
+        Writing the same lines again changes nothing. A saga that has another line in the place of one of these keeps
+        its log as it is, and is in the answer: somebody else went on with it.
+        """
         ...
 
-    async def unfinished(self, after: str, limit: int) -> Sequence[Remembered]:
-        """Sagas that are neither ended nor parked, by id, after this id."""
+    async def unfinished(self, after: str, limit: int) -> Sequence[str]:
+        """The ids, in order, of sagas that are neither ended nor parked, after this id."""
         ...
 
     async def load(self, saga_ids: Sequence[str]) -> Mapping[str, Remembered]:

@@ -20,112 +20,28 @@ import msgspec
 from msgspec.structs import replace
 
 from libs.saga.definition import Group, Kind, Saga, Step
+from libs.saga.entries import (
+    AnyEntry,
+    CancelRequested,
+    Ended,
+    Entry,
+    FaultKind,
+    Parked,
+    PivotDecided,
+    Resumed,
+    Started,
+    StepDone,
+    StepFailed,
+    StepRefused,
+    TakenUp,
+    UndoDecided,
+    UndoDone,
+    UndoFailed,
+)
 
 COMPLETED = "completed"
 UNDONE = "undone"
 CANCEL_REQUESTED = "cancel-requested"
-
-
-class FaultKind(StrEnum):
-    """Whether a failed try may have had its effect."""
-
-    UNAVAILABLE = "unavailable"
-    IN_DOUBT = "in-doubt"
-
-
-class Entry(msgspec.Struct, frozen=True, tag=True):
-    """A line of a saga's log."""
-
-
-class Started(Entry, frozen=True):
-    pass
-
-
-class TakenUp(Entry, frozen=True):
-    """Another run carries on here: what the run before did after its last line is not known."""
-
-
-class StepDone(Entry, frozen=True):
-    step: str
-    result: Any = None
-
-
-class StepRefused(Entry, frozen=True):
-    step: str
-    code: str
-    message: str
-
-
-class StepFailed(Entry, frozen=True):
-    """A try of a do that got no answer; it may be tried again."""
-
-    step: str
-    attempt: int
-    kind: FaultKind
-    message: str
-
-
-class PivotDecided(Entry, frozen=True):
-    """From here on the pivot may have been sent. Durable before it is."""
-
-    step: str
-
-
-class UndoDecided(Entry, frozen=True):
-    """From here on nothing is done any more, only undone. Durable before the first undo is sent."""
-
-    step: str
-    code: str
-    message: str
-
-
-class UndoDone(Entry, frozen=True):
-    step: str
-    result: Any = None
-
-
-class UndoFailed(Entry, frozen=True):
-    step: str
-    attempt: int
-    message: str
-
-
-class CancelRequested(Entry, frozen=True):
-    reason: str
-
-
-class Parked(Entry, frozen=True):
-    """Nobody goes on by himself: the reason says which step needs an operator."""
-
-    reason: str
-
-
-class Resumed(Entry, frozen=True):
-    """An operator lets a parked saga try again."""
-
-    by: str
-    why: str
-
-
-class Ended(Entry, frozen=True):
-    outcome: str
-
-
-AnyEntry = (
-    Started
-    | TakenUp
-    | StepDone
-    | StepRefused
-    | StepFailed
-    | PivotDecided
-    | UndoDecided
-    | UndoDone
-    | UndoFailed
-    | CancelRequested
-    | Parked
-    | Resumed
-    | Ended
-)
 
 
 class Phase(StrEnum):
@@ -173,6 +89,9 @@ TRANSITIONS: Mapping[Phase, Mapping[type[Entry], Phase]] = {
     },
     Phase.ENDED: _stays(Phase.ENDED, CancelRequested),
 }
+
+
+Try = StepDone | StepRefused | StepFailed | UndoDone | UndoFailed
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -245,57 +164,52 @@ def apply(state: State, entry: AnyEntry) -> State:
     assert phase is not None, f"{type(entry).__name__} cannot follow while {state.phase}"
     match entry:
         case StepDone(step=step, result=result):
-            return _step(state, step, replace(state.of(step), done=True), {**state.results, step: result})
-        case StepRefused(step=step, code=code, message=message):
-            return _step(state, step, replace(state.of(step), refused=True, code=code, message=message))
-        case StepFailed(step=step):
-            return _step(state, step, _failed(state.of(step), entry))
-        case UndoDone(step=step):
-            return _step(state, step, replace(state.of(step), undone=True))
-        case UndoFailed(step=step, message=message):
-            before = state.of(step)
-            return _step(state, step, replace(before, undo_failures=before.undo_failures + 1, message=message))
+            return _with(replace(state, results={**state.results, step: result}), entry)
+        case StepRefused() | StepFailed() | UndoDone() | UndoFailed():
+            return _with(state, entry)
+        case CancelRequested(reason=reason):
+            return replace(state, cancel=reason)
         case PivotDecided():
             return replace(state, phase=phase, lagging=False)
         case UndoDecided():
             return replace(state, phase=phase, undo=entry)
-        case CancelRequested(reason=reason):
-            return replace(state, cancel=reason)
         case Parked(reason=reason):
             return replace(state, phase=phase, parked=reason)
         case Resumed():
-            return replace(state, phase=phase, parked=None, steps=_fresh(state.steps, phase))
+            return replace(state, phase=phase, parked=None, steps=_asked_again(state.steps, phase))
         case Ended(outcome=outcome):
             return replace(state, phase=phase, outcome=outcome)
         case TakenUp():
-            # What was done before an undo was decided is in the log, up to the decision.
+            # What led to going back was durable with the decision: of that nothing lags.
             return state if phase is Phase.UNDOING else replace(state, lagging=True)
         case Started():
             return state
 
 
-def _step(state: State, name: str, progress: Progress, results: Mapping[str, Any] | None = None) -> State:
-    steps = {**state.steps, name: progress}
-    return replace(state, steps=steps) if results is None else replace(state, steps=steps, results=results)
+def _with(state: State, entry: Try) -> State:
+    return replace(state, steps={**state.steps, entry.step: _after(state.of(entry.step), entry)})
 
 
-def _failed(before: Progress, entry: StepFailed) -> Progress:
-    return replace(
-        before,
-        failures=before.failures + 1,
-        in_doubt=before.in_doubt or entry.kind is FaultKind.IN_DOUBT,
-        code=str(entry.kind),
-        message=entry.message,
-    )
+def _after(before: Progress, entry: Try) -> Progress:
+    match entry:
+        case StepDone():
+            return replace(before, done=True)
+        case StepRefused(code=code, message=message):
+            return replace(before, refused=True, code=code, message=message)
+        case StepFailed(kind=kind, message=message):
+            doubt = before.in_doubt or kind is FaultKind.IN_DOUBT
+            return replace(before, failures=before.failures + 1, in_doubt=doubt, code=str(kind), message=message)
+        case UndoDone():
+            return replace(before, undone=True)
+        case UndoFailed(message=message):
+            return replace(before, undo_failures=before.undo_failures + 1, message=message)
 
 
-def _fresh(steps: Mapping[str, Progress], phase: Phase) -> Mapping[str, Progress]:
+def _asked_again(steps: Mapping[str, Progress], phase: Phase) -> Mapping[str, Progress]:
     """The operator's new chance: tries count from the start, and what must succeed may be asked again after a no."""
-    asked_again = phase is Phase.COMMITTING
-    return {
-        name: replace(one, failures=0, undo_failures=0, refused=one.refused and not asked_again)
-        for name, one in steps.items()
-    }
+    if phase is Phase.UNDOING:
+        return {name: replace(one, undo_failures=0) for name, one in steps.items()}
+    return {name: replace(one, failures=0, refused=False) for name, one in steps.items()}
 
 
 def next_actions(saga: Saga, state: State) -> tuple[Action, ...]:
@@ -313,11 +227,9 @@ def _going_on(saga: Saga, state: State) -> tuple[Action, ...]:
     group = _current(saga, state)
     if group is None:
         return (Record(Ended(COMPLETED)),)
-    stuck = next((step for step in group if _is_stuck(step, state.of(step.name))), None)
-    if stuck is not None and state.of(stuck.name).refused:
-        return (Record(_when_stuck(stuck, state)),)
     if state.cancel is not None and _may_turn_back(group, state):
         return (Record(UndoDecided(group[0].name, CANCEL_REQUESTED, state.cancel)),)
+    stuck = next((step for step in group if _is_stuck(step, state.of(step.name))), None)
     if stuck is not None:
         return (Record(_when_stuck(stuck, state)),)
     if state.phase is Phase.RUNNING and group[0].kind is not Kind.COMPENSATABLE:
@@ -360,7 +272,9 @@ def _do(step: Step, progress: Progress) -> Do:
 def _going_back(saga: Saga, state: State) -> tuple[Action, ...]:
     for group in reversed(_reached(saga, state)):
         left = [step for step in group if _needs_undo(step, state)]
-        exhausted = next((step for step in left if state.of(step.name).undo_failures >= step.retry.attempts_max), None)
+        exhausted = next(
+            (step for step in left if state.of(step.name).undo_failures >= step.undo_retry.attempts_max), None
+        )
         if exhausted is not None:
             progress = state.of(exhausted.name)
             reason = f"undo of {exhausted.name} failed {progress.undo_failures} times: {progress.message}"
@@ -391,4 +305,4 @@ def _needs_undo(step: Step, state: State) -> bool:
 
 def _undo(step: Step, progress: Progress) -> Undo:
     attempt = progress.undo_failures + 1
-    return Undo(step.name, attempt, step.retry.delay_seconds(attempt))
+    return Undo(step.name, attempt, step.undo_retry.delay_seconds(attempt))

@@ -1,7 +1,7 @@
 """The saga log in memory, for simulations; the same conformance suite as PostgreSQL's holds it to the promise."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from libs.saga.log import ENDED, PARKED, RUNNING, Instance, Line, Remembered, Tail, status_after
@@ -26,18 +26,22 @@ class MemorySagaLog:
                 self._lines[instance.saga_id] = {}
                 self._status[instance.saga_id] = RUNNING
 
-    async def write(self, tails: Sequence[Tail]) -> None:
-        for tail in tails:
-            kept = self._lines[tail.saga_id]
-            for line in tail.lines:
-                kept.setdefault(line.seq, line)
-            changed = status_after(tail.lines)
-            if changed is not None:
-                self._status[tail.saga_id] = changed[0]
+    async def write(self, tails: Sequence[Tail]) -> Collection[str]:
+        return {tail.saga_id for tail in tails if not self._added(tail)}
 
-    async def unfinished(self, after: str, limit: int) -> Sequence[Remembered]:
+    def _added(self, tail: Tail) -> bool:
+        kept = self._lines[tail.saga_id]
+        if any(kept.get(line.seq, line) != line for line in tail.lines):
+            return False
+        kept.update((line.seq, line) for line in tail.lines)
+        changed = status_after(tail.lines)
+        if changed is not None:
+            self._status[tail.saga_id] = changed[0]
+        return True
+
+    async def unfinished(self, after: str, limit: int) -> Sequence[str]:
         ids = sorted(one for one, status in self._status.items() if status not in {ENDED, PARKED} and one > after)
-        return [self._remembered(one) for one in ids[:limit]]
+        return ids[:limit]
 
     async def load(self, saga_ids: Sequence[str]) -> Mapping[str, Remembered]:
         return {one: self._remembered(one) for one in saga_ids if one in self._instances}

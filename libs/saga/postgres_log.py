@@ -1,6 +1,6 @@
 """The saga log as two tables of the coordinating service's own database."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,8 +12,8 @@ from libs.kernel.errors import Unavailable
 from libs.runtime.clock import Clock
 from libs.runtime.database import Database
 from libs.runtime.sql import instants, integers, texts
+from libs.saga.entries import AnyEntry
 from libs.saga.log import Instance, Line, Remembered, Tail, status_after
-from libs.saga.machine import AnyEntry
 
 SAGA_DDL = (
     """
@@ -63,7 +63,7 @@ START = text(
     *instants("started_at"),
 )
 
-# Lines of many logs; a line that is there already stays as it is.
+# Lines of many logs; a line that is there already stays as it is, and is missing from the count.
 ADD_LINES = text(
     """
     INSERT INTO saga_log (saga_id, seq, at, entry)
@@ -87,11 +87,29 @@ SET_STATUS = text(
     """
 ).bindparams(*texts("saga_ids", "statuses", "outcomes", "reasons"), *instants("times"))
 
-_COLUMNS = "SELECT saga_id, saga, version, status, input::text, traceparent, started_at FROM sagas"
+# Those of these lines in whose place another one stands.
+OVERTAKEN = text(
+    """
+    SELECT DISTINCT saga_id
+      FROM unnest(:saga_ids, :seqs, :times, :entries) AS new (saga_id, seq, at, entry)
+      JOIN saga_log AS kept USING (saga_id, seq)
+     WHERE kept.entry <> new.entry::jsonb OR kept.at <> new.at
+    """
+).bindparams(*texts("saga_ids", "entries"), *integers("seqs"), *instants("times"))
+
+# Ids only: the partial index holds them, and the coordinator runs most of these sagas already.
 UNFINISHED = text(
-    _COLUMNS + " WHERE status IN ('running', 'undoing') AND saga_id > :after ORDER BY saga_id LIMIT :limit"
+    """
+    SELECT saga_id FROM sagas WHERE status IN ('running', 'undoing') AND saga_id > :after
+     ORDER BY saga_id LIMIT :limit
+    """
 )
-BY_ID = text(_COLUMNS + " WHERE saga_id = ANY(:saga_ids)").bindparams(*texts("saga_ids"))
+BY_ID = text(
+    """
+    SELECT saga_id, saga, version, status, input::text, traceparent, started_at FROM sagas
+     WHERE saga_id = ANY(:saga_ids) ORDER BY saga_id
+    """
+).bindparams(*texts("saga_ids"))
 LINES = text(
     "SELECT saga_id, seq, at, entry::text FROM saga_log WHERE saga_id = ANY(:saga_ids) ORDER BY saga_id, seq"
 ).bindparams(*texts("saga_ids"))
@@ -117,6 +135,37 @@ async def start_rows(connection: AsyncConnection, instances: Sequence[Instance])
         )
 
 
+async def _add(connection: AsyncConnection, tails: Sequence[Tail]) -> set[str]:
+    """Adds the lines and what they make of each saga's status, or says which sagas have other lines there."""
+    lines = [(tail.saga_id, line) for tail in tails for line in tail.lines]
+    columns = {
+        "saga_ids": [saga_id for saga_id, _ in lines],
+        "seqs": [line.seq for _, line in lines],
+        "times": [line.at for _, line in lines],
+        "entries": [msgspec.json.encode(line.entry).decode() for _, line in lines],
+    }
+    added = await connection.execute(ADD_LINES, columns)
+    if added.rowcount < len(lines):
+        # Rare: a repeat after a commit in doubt, or two coordinators.
+        overtaken = set((await connection.execute(OVERTAKEN, columns)).scalars())
+        if overtaken:
+            return overtaken
+    await _set_status(connection, tails)
+    return set()
+
+
+async def _set_status(connection: AsyncConnection, tails: Sequence[Tail]) -> None:
+    changed = [
+        (tail.saga_id, *status, tail.lines[-1].at) for tail in tails if (status := status_after(tail.lines)) is not None
+    ]
+    if changed:
+        saga_ids, statuses, outcomes, reasons, times = map(list, zip(*changed, strict=True))
+        await connection.execute(
+            SET_STATUS,
+            {"saga_ids": saga_ids, "statuses": statuses, "outcomes": outcomes, "reasons": reasons, "times": times},
+        )
+
+
 class PostgresSagaLog:
     """`inputs` says which type each saga's input is read back as."""
 
@@ -125,41 +174,23 @@ class PostgresSagaLog:
         self._inputs = inputs
         self._clock = clock
 
-    async def write(self, tails: Sequence[Tail]) -> None:
-        lines = [(tail.saga_id, line) for tail in tails for line in tail.lines]
-        if not lines:
-            return
-        statuses = [
-            (tail.saga_id, status, tail.lines[-1].at)
-            for tail in tails
-            if (status := status_after(tail.lines)) is not None
-        ]
+    async def write(self, tails: Sequence[Tail]) -> Collection[str]:
+        overtaken: set[str] = set()
+        # In one order everywhere: two coordinators that write at once must not wait for each other.
+        left = sorted(tails, key=lambda tail: tail.saga_id)
         async with self._database.transaction() as connection:
-            await connection.execute(
-                ADD_LINES,
-                {
-                    "saga_ids": [saga_id for saga_id, _ in lines],
-                    "seqs": [line.seq for _, line in lines],
-                    "times": [line.at for _, line in lines],
-                    "entries": [msgspec.json.encode(line.entry).decode() for _, line in lines],
-                },
-            )
-            if statuses:
-                await connection.execute(
-                    SET_STATUS,
-                    {
-                        "saga_ids": [saga_id for saga_id, _, _ in statuses],
-                        "statuses": [status[0] for _, status, _ in statuses],
-                        "outcomes": [status[1] for _, status, _ in statuses],
-                        "reasons": [status[2] for _, status, _ in statuses],
-                        "times": [at for _, _, at in statuses],
-                    },
-                )
+            while left:
+                lost = await _add(connection, left)
+                if not lost:
+                    break
+                await connection.rollback()
+                overtaken |= lost
+                left = [tail for tail in left if tail.saga_id not in lost]
+        return overtaken
 
-    async def unfinished(self, after: str, limit: int) -> Sequence[Remembered]:
+    async def unfinished(self, after: str, limit: int) -> Sequence[str]:
         async with self._database.read() as connection:
-            rows = (await connection.execute(UNFINISHED, {"after": after, "limit": limit})).all()
-            return await self._remembered(connection, rows)
+            return (await connection.execute(UNFINISHED, {"after": after, "limit": limit})).scalars().all()
 
     async def load(self, saga_ids: Sequence[str]) -> Mapping[str, Remembered]:
         async with self._database.read() as connection:
@@ -181,9 +212,9 @@ class PostgresSagaLog:
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator["_Held"]:
         async with self._database.read() as connection:
-            while not await connection.scalar(TRY_LOCK, {"lock": ADVISORY_LOCK}):
-                await self._clock.sleep(TAKE_TURN_SECONDS)
             try:
+                while not await connection.scalar(TRY_LOCK, {"lock": ADVISORY_LOCK}):
+                    await self._clock.sleep(TAKE_TURN_SECONDS)
                 yield _Held(connection)
             finally:
                 # The lock belongs to the session: a connection that goes back to the pool must not keep it.

@@ -5,22 +5,24 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from libs.saga.log import Line
-from libs.saga.machine import (
+from libs.saga.entries import (
     AnyEntry,
     CancelRequested,
     Ended,
     Parked,
+    PivotDecided,
     Resumed,
     Started,
     StepDone,
     StepFailed,
     StepRefused,
+    TakenUp,
     UndoDecided,
     UndoDone,
     UndoFailed,
-    fold,
 )
+from libs.saga.log import Line
+from libs.saga.machine import fold
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,16 @@ def _words(entry: AnyEntry) -> tuple[str, str, int, str]:
     match entry:
         case Started():
             return "saga started", "", 0, ""
+        case TakenUp():
+            return "carried on by another run", "", 0, "what was answered since the last line is asked again"
         case StepDone(step=step, result=result):
             return f"{step} done", step, 0, _detail(result)
         case StepRefused(step=step, code=code, message=message):
             return f"{step} refused: {code}", step, 0, message
         case StepFailed(step=step, attempt=attempt, kind=kind, message=message):
             return f"{step} {kind}", step, attempt, message
+        case PivotDecided(step=step):
+            return f"pivot decided: {step}", step, 0, "nothing is undone before its answer is known"
         case UndoDecided(step=step, code=code, message=message):
             return f"undo decided: {code}", step, 0, message
         case UndoDone(step=step, result=result):

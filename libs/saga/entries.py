@@ -1,0 +1,108 @@
+"""The lines of a saga's log: what happened, in the past tense; their names and fields are stored, so they stay."""
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+
+class FaultKind(StrEnum):
+    """Whether a failed try may have had its effect."""
+
+    UNAVAILABLE = "unavailable"
+    IN_DOUBT = "in-doubt"
+
+
+class Entry(msgspec.Struct, frozen=True, tag=True):
+    """A line of a saga's log."""
+
+
+class Started(Entry, frozen=True):
+    pass
+
+
+class TakenUp(Entry, frozen=True):
+    """Another run carries on here: what the run before did after its last line is not known."""
+
+
+class StepDone(Entry, frozen=True):
+    step: str
+    result: Any = None
+
+
+class StepRefused(Entry, frozen=True):
+    step: str
+    code: str
+    message: str
+
+
+class StepFailed(Entry, frozen=True):
+    """A try of a do that got no answer; it may be tried again."""
+
+    step: str
+    attempt: int
+    kind: FaultKind
+    message: str
+
+
+class PivotDecided(Entry, frozen=True):
+    """From here on the pivot may have been sent. Durable before it is."""
+
+    step: str
+
+
+class UndoDecided(Entry, frozen=True):
+    """From here on nothing is done any more, only undone. Durable before the first undo is sent."""
+
+    step: str
+    code: str
+    message: str
+
+
+class UndoDone(Entry, frozen=True):
+    step: str
+    result: Any = None
+
+
+class UndoFailed(Entry, frozen=True):
+    step: str
+    attempt: int
+    message: str
+
+
+class CancelRequested(Entry, frozen=True):
+    reason: str
+
+
+class Parked(Entry, frozen=True):
+    """Nobody goes on by himself: the reason says which step needs an operator."""
+
+    reason: str
+
+
+class Resumed(Entry, frozen=True):
+    """An operator lets a parked saga try again."""
+
+    by: str
+    why: str
+
+
+class Ended(Entry, frozen=True):
+    outcome: str
+
+
+AnyEntry = (
+    Started
+    | TakenUp
+    | StepDone
+    | StepRefused
+    | StepFailed
+    | PivotDecided
+    | UndoDecided
+    | UndoDone
+    | UndoFailed
+    | CancelRequested
+    | Parked
+    | Resumed
+    | Ended
+)
