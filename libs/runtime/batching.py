@@ -8,7 +8,7 @@ Techniques for Main Memory Database Systems", SIGMOD 1984).
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from libs.kernel.errors import DockyardError, InDoubt, Overloaded, Unavailable
 from libs.telemetry import metrics, names
@@ -95,6 +95,8 @@ class Batcher(Generic[C, R]):
                 await self._run(batch)
             finally:
                 self._busy_keys.difference_update(keys)
+        # Here and not when its task is reported done: who submits in between would count on a worker that has left.
+        self._workers.discard(cast(asyncio.Task[None], asyncio.current_task()))
 
     def _take(self) -> list[_Entry[C, R]]:
         """The next batch; what shares a key with running work, or with an earlier item, keeps its place for later."""
