@@ -1,5 +1,6 @@
 """Logs as one JSON object a line, with the ids that tie a line to its trace, order and saga."""
 
+import json
 import logging
 import sys
 from datetime import UTC, datetime
@@ -34,7 +35,11 @@ class _JsonLines(logging.Formatter):
                 line.setdefault(name, value)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        try:
+            return msgspec.json.encode(line, enc_hook=str).decode()
+        except UnicodeEncodeError:
+            # Text that is not Unicode, as file names may be, is no reason to lose a line.
+            return json.dumps(line, default=str)
 
 
 def configure_logging(service: str, level: str, stream: TextIO = sys.stderr) -> None:
