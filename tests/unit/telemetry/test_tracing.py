@@ -207,7 +207,7 @@ def test_each_task_has_its_own_current_span(recorded: Recorded) -> None:
     async def both() -> tuple[str, str]:
         return await asyncio.gather(one(SAMPLED), one(OTHER))
 
-    assert asyncio.run(both()) == (TRACE, OTHER.split("-")[1])
+    assert tuple(asyncio.run(both())) == (TRACE, OTHER.split("-")[1])
 
 
 @pytest.mark.parametrize("error", [InDoubt("lost"), Unavailable("down"), DockyardError("bug"), ValueError("bug")])
