@@ -171,7 +171,7 @@ def parse(traceparent: str | None) -> SpanContext | None:
     version, trace_id, span_id, flags, more = found.groups()
     if version == "00" and more:
         return None
-    context = SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags, 16) & TraceFlags.SAMPLED))
+    context = SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags, 16)))
     return context if context.is_valid else None
 
 
