@@ -22,7 +22,12 @@ class Started(Entry, frozen=True):
 
 
 class TakenUp(Entry, frozen=True):
-    """Another run carries on here: what the run before did after its last line is not known."""
+    """Another process carries on here: what was done after the line before is not known. Durable before it does.
+
+    The name makes this line differ from a rival's in the same place, so that only one of them can write on.
+    """
+
+    by: str
 
 
 class StepDone(Entry, frozen=True):

@@ -14,7 +14,7 @@ import msgspec
 
 from libs.kernel.errors import Conflict, DockyardError, InDoubt, Overloaded, Refused, Unavailable
 from libs.runtime.batching import Batcher
-from libs.runtime.clock import Clock
+from libs.runtime.clock import Clock, Ids
 from libs.runtime.failpoints import declare, failpoint
 from libs.saga.definition import Command, MakeCommand, Saga, Step
 from libs.saga.entries import (
@@ -79,11 +79,13 @@ class Participant(Protocol):
 class _Run:
     """A saga being run: its state, and the lines that are not durable yet.
 
-    `seq` is the last line's. `stale`: the log is not this run's to write any more.
+    `taken_up`: somebody else may have run it before. `seq` is the last line's. `stale`: the log is not this run's to
+    write any more.
     """
 
     instance: Instance
     saga: Saga
+    taken_up: bool
     state: State = field(default_factory=State)
     seq: int = 0
     unsaved: list[Line] = field(default_factory=list)
@@ -132,6 +134,7 @@ class Executor:
         self._participants = participants
         self._log = saga_log
         self._clock = clock
+        self._name = Ids(clock).new("run")
         self._in_flight_max = in_flight_max
         self._on_rest = on_rest
         self._runs: dict[str, _Run] = {}
@@ -150,7 +153,7 @@ class Executor:
     def start(self, instances: Sequence[Instance]) -> None:
         """Runs sagas whose start is durable; those there is no room for are found by the sweep."""
         for instance in instances:
-            self._take_up(instance, (), (Started(),))
+            self._take_up(instance, (), taken_up=False)
 
     def request_cancel(self, saga_id: str, reason: str) -> None:
         """Tells a running saga that its customer changed their mind; it goes back unless the pivot may be done."""
@@ -208,19 +211,19 @@ class Executor:
         for saga_id, one in found.items():
             # Between the two reads it may have ended, or been run and left: then this is old.
             if saga_id not in self._left and one.status not in {PARKED, ENDED}:
-                self._take_up(one.instance, one.lines, (TakenUp(),) if one.lines else (Started(), TakenUp()))
+                self._take_up(one.instance, one.lines, taken_up=True)
         return ids[-1] if len(ids) == SWEEP_ROWS_MAX else None
 
-    def _take_up(self, instance: Instance, lines: Sequence[Line], first: Sequence[AnyEntry]) -> None:
+    def _take_up(self, instance: Instance, lines: Sequence[Line], *, taken_up: bool) -> None:
         if self._group is None or instance.saga_id in self._runs or len(self._runs) >= self._in_flight_max:
             return
         saga = self._definition(instance)
         if saga is None:
             return
-        run = _Run(instance, saga)
+        run = _Run(instance, saga, taken_up)
         self._runs[instance.saga_id] = run
         metrics.SAGAS_RUNNING.set(len(self._runs))
-        self._group.create_task(self._drive(run, lines, first))
+        self._group.create_task(self._drive(run, lines))
 
     def _definition(self, instance: Instance) -> Saga | None:
         """The definition the saga began with; without it the saga waits for a process that has it."""
@@ -230,12 +233,12 @@ class Executor:
             log.error("sagas of an unknown definition wait", extra={"saga": instance.saga, "version": instance.version})
         return self._sagas.get(key)
 
-    async def _drive(self, run: _Run, lines: Sequence[Line], first: Sequence[AnyEntry]) -> None:
+    async def _drive(self, run: _Run, lines: Sequence[Line]) -> None:
         """Takes one saga to its rest. What goes wrong is this saga's alone: the next sweep starts from its log."""
         extra = {"saga_id": run.instance.saga_id, "saga": run.saga.name}
         try:
             with start_root(run.instance.traceparent):
-                self._open(run, lines, first)
+                await self._open(run, lines)
                 while not run.stale and (actions := next_actions(run.saga, run.state)):
                     await self._act(run, actions)
         except asyncio.CancelledError:
@@ -252,13 +255,17 @@ class Executor:
             self._left.add(run.instance.saga_id)
             metrics.SAGAS_RUNNING.set(len(self._runs))
 
-    def _open(self, run: _Run, lines: Sequence[Line], first: Sequence[AnyEntry]) -> None:
+    async def _open(self, run: _Run, lines: Sequence[Line]) -> None:
+        """Begins a new saga, or carries on from its log: then whoever wrote it must not write any more."""
         if lines:
             run.state = fold(line.entry for line in lines)
             run.seq = lines[-1].seq
+        else:
+            self._note(run, Started())
+        if run.taken_up:
             log.info("saga taken up", extra={"saga_id": run.instance.saga_id, "lines": len(lines)})
-        for entry in first:
-            self._note(run, entry)
+            self._note(run, TakenUp(self._name))
+            await self._writer.submit(run)
 
     async def _act(self, run: _Run, actions: Sequence[Action]) -> None:
         first = actions[0]

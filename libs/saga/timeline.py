@@ -72,8 +72,13 @@ def _words(entry: AnyEntry) -> tuple[str, str, int, str]:
     match entry:
         case Started():
             return "saga started", "", 0, ""
-        case TakenUp():
-            return "carried on by another run", "", 0, "what was answered since the last line is asked again"
+        case TakenUp(by=by):
+            return (
+                "carried on by another process",
+                "",
+                0,
+                f"{by}; what was answered since the line before is asked again",
+            )
         case StepDone(step=step, result=result):
             return f"{step} done", step, 0, _detail(result)
         case StepRefused(step=step, code=code, message=message):
