@@ -49,11 +49,11 @@ def database_name(service: str, suffix: str) -> str:
 async def provide(admin_url: str, wanted: Sequence[Wanted]) -> Provided:
     """Makes what is missing; when nothing is, that costs one connection a service. Raises EnvironmentProblem."""
     urls = {one.service: url_of(admin_url, one.name, one.name, one.password) for one in wanted}
-    stale = await _stale(urls, wanted)
+    stale = await _stale(admin_url, urls, wanted)
     missing = [one for one in wanted if stale[one.service] is None]
     if missing:
         urls |= await _make(admin_url, missing)
-        stale |= await _stale({one.service: urls[one.service] for one in missing}, missing)
+        stale |= await _stale(admin_url, {one.service: urls[one.service] for one in missing}, missing)
         unusable = sorted(service for service, found in stale.items() if found is None)
         if unusable:
             raise EnvironmentProblem(
@@ -63,19 +63,19 @@ async def provide(admin_url: str, wanted: Sequence[Wanted]) -> Provided:
     return Provided(urls, frozenset(service for service, found in stale.items() if found))
 
 
-async def _stale(urls: Mapping[str, str], wanted: Sequence[Wanted]) -> dict[str, bool | None]:
+async def _stale(admin_url: str, urls: Mapping[str, str], wanted: Sequence[Wanted]) -> dict[str, bool | None]:
     """By service whether its schema is behind; None when its database cannot be used at all."""
-    found = await asyncio.gather(*(_is_stale(urls[one.service], one.migrations) for one in wanted))
+    found = await asyncio.gather(*(_is_stale(admin_url, urls[one.service], one.migrations) for one in wanted))
     return {one.service: stale for one, stale in zip(wanted, found, strict=True)}
 
 
-async def _is_stale(url: str, migrations: Path) -> bool | None:
+async def _is_stale(admin_url: str, url: str, migrations: Path) -> bool | None:
     try:
         return await needs_migration(url, migrations)
     except NOT_MADE:
         return None
     except (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError) as error:
-        raise _unreachable(url, error) from None
+        raise _unreachable(admin_url, error) from None
 
 
 async def _make(admin_url: str, missing: Sequence[Wanted]) -> dict[str, str]:

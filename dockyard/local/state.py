@@ -28,6 +28,12 @@ class Kept:
     # Of each service's own role, by service.
     role_passwords: dict[str, str] = field(default_factory=dict, repr=False)
 
+    def at_offset(self, offset: int) -> "Kept":
+        """The same when ports stay, without the servers' ports when they move."""
+        if offset == self.port_offset:
+            return self
+        return replace(self, port_offset=offset, postgres_port=0, redis_port=0)
+
 
 @dataclass(frozen=True, slots=True)
 class Running:

@@ -118,12 +118,14 @@ class Supervisor:
     async def _start(self, group: asyncio.TaskGroup) -> None:
         offset = self._state.kept.port_offset if self._options.port_offset is None else self._options.port_offset
         services = {name: one for name, one in at_offset(offset).items() if name in self._options.services}
+        for name in services:
+            check_not_set(settings(name, at_offset(offset), "", "", ""), os.environ)
         check_ports(services)
         logfiles.bound(self._home.logs)
         self._remember(
             replace(
                 self._state,
-                kept=replace(self._state.kept, port_offset=offset),
+                kept=self._state.kept.at_offset(offset),
                 phase="starting",
                 supervisor=identify(os.getpid()),
                 otlp_endpoint=self._options.otlp_endpoint,
@@ -184,8 +186,6 @@ class Supervisor:
             )
             for name in services
         }
-        for variables in decided.values():
-            check_not_set(variables, os.environ)
         self._report("starting " + ", ".join(services))
         keepers = [
             self._keep(group, service_ward(one, self._home, partial(self._variables, name, decided[name])))

@@ -20,6 +20,9 @@ from dockyard.local.problems import EnvironmentProblem
 from dockyard.local.services import Service
 from dockyard.local.state import Kept
 
+# Beside the services' ports, and as those outside the range that outgoing connections use.
+POSTGRES_PORT = 8110
+REDIS_PORT = 8111
 READY_ANSWER_SECONDS = 2.0
 # A service drains for at most 10 s by its own settings.
 SERVICE_STOP_SECONDS = 13.0
@@ -30,14 +33,14 @@ def choose(kept: Kept) -> Kept:
     return replace(
         kept,
         postgres_password=kept.postgres_password or secrets.token_urlsafe(24),
-        postgres_port=_still_free(kept.postgres_port),
+        postgres_port=_still_free(kept.postgres_port or POSTGRES_PORT + kept.port_offset),
         redis_password=kept.redis_password or secrets.token_urlsafe(24),
-        redis_port=_still_free(kept.redis_port),
+        redis_port=_still_free(kept.redis_port or REDIS_PORT + kept.port_offset),
     )
 
 
 def _still_free(port: int) -> int:
-    return port if port and is_free(port) else free_port()
+    return port if is_free(port) else free_port()
 
 
 def postgres_plan(home: Home, kept: Kept) -> postgres.PostgresPlan:
@@ -85,7 +88,7 @@ def redis_ward(plan: redis.RedisPlan) -> Ward:
     program = redis.find_redis(os.environ.get("PATH", ""))
 
     async def ready(_: Process) -> bool:
-        return redis.answers(plan.port)
+        return redis.answers(plan)
 
     return Ward(
         name="redis",
