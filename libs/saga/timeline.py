@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from libs.saga.definition import Saga
 from libs.saga.entries import (
     AnyEntry,
     CancelRequested,
@@ -22,7 +23,7 @@ from libs.saga.entries import (
     UndoFailed,
 )
 from libs.saga.log import Line
-from libs.saga.machine import fold
+from libs.saga.machine import Action, Do, Record, Undo, fold, next_actions
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +52,25 @@ def state_of(lines: Sequence[Line]) -> str:
     return "undoing" if state.undo is not None else "running"
 
 
-def waits_for(lines: Sequence[Line]) -> str:
+def waits_for(saga: Saga, lines: Sequence[Line]) -> str:
     """What an unfinished saga waits for since when; "" when it has ended."""
     state = fold(line.entry for line in lines)
-    if state.outcome is not None or not lines:
+    if state.outcome is not None:
         return ""
-    since = f"since {lines[-1].at.isoformat(timespec='milliseconds')}"
+    since = f" since {lines[-1].at.isoformat(timespec='milliseconds')}" if lines else ""
     if state.parked is not None:
-        return f"an operator, {since}: {state.parked}"
-    last = lines[-1].entry
-    match last:
-        case StepFailed(step=step, attempt=attempt) | UndoFailed(step=step, attempt=attempt):
-            return f"the next try of {step} (number {attempt + 1}), {since}"
-        case _:
-            return f"the {'undo' if state.undo else 'step'} after {_words(last)[0]!r}, {since}"
+        return f"an operator{since}: {state.parked}"
+    return " and ".join(_awaited(action) for action in next_actions(saga, state)) + since
+
+
+def _awaited(action: Action) -> str:
+    match action:
+        case Do(step=step, attempt=attempt):
+            return f"{step} (try {attempt})"
+        case Undo(step=step, attempt=attempt):
+            return f"the undo of {step} (try {attempt})"
+        case Record():
+            return "its log"
 
 
 def _words(entry: AnyEntry) -> tuple[str, str, int, str]:

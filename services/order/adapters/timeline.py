@@ -35,8 +35,9 @@ class SagaTimelines:
         entries.sort(key=lambda entry: entry.at)
         if not sagas:
             return Timeline(order_id, "completed", "", tuple(entries))
-        newest = sagas[-1].lines
-        return Timeline(order_id, timeline.state_of(newest), timeline.waits_for(newest), tuple(entries))
+        newest = sagas[-1]
+        waits_for = timeline.waits_for(SAGAS[newest.instance.saga], newest.lines)
+        return Timeline(order_id, timeline.state_of(newest.lines), waits_for, tuple(entries))
 
     async def _sagas(self, order_id: str) -> list[Remembered]:
         async with self._database.read() as connection:
