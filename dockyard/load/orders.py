@@ -82,13 +82,16 @@ def nurand(random: Random, a: int, c: int, low: int, high: int) -> int:
 class Draw:
     """An endless, reproducible stream of orders; `shares` says how often each twist comes."""
 
-    def __init__(self, seed: int, shares: Mapping[Twist, float], lines: Lines, run: str) -> None:
+    def __init__(
+        self, seed: int, shares: Mapping[Twist, float], lines: Lines, run: str, coordination: str = "orchestrated"
+    ) -> None:
         self._random = Random(seed)  # noqa: S311
         self._item_c = self._random.randint(0, ITEM_A)
         self._customer_c = self._random.randint(0, CUSTOMER_A)
         self._shares = dict(shares)
         self._lines = lines
         self._run = run
+        self._coordination = coordination
         self._count = 0
 
     def __iter__(self) -> Iterator[Drawn]:
@@ -104,6 +107,7 @@ class Draw:
             "lines": self._draw_lines(twist),
             "card_token": CARDS.get(twist, "tok_ok"),
             "ship_to": self._address(UNSERVED_ZONE if twist is Twist.UNSERVED_ZONE else None),
+            "coordination": self._coordination,
         }
         return Drawn(f"{self._run}-{self._count}", twist, body)
 

@@ -80,7 +80,9 @@ async def _catalogue_arrived(address: tuple[str, int], run: str, clock: Clock) -
             connection.close()
             return
         await clock.sleep(RETRY_SECONDS)
-    raise Unavailable("the catalogue did not reach the order service; look at `dockyard logs order` and `logs inventory`")
+    raise Unavailable(
+        "the catalogue did not reach the order service; look at `dockyard logs order` and `logs inventory`"
+    )
 
 
 def _probe(host: str, key: str) -> bytes:
