@@ -35,8 +35,8 @@ MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 KEEPALIVE_MS = 10_000
 KEEPALIVE_TIMEOUT_MS = 5_000
 RECONNECT_MS_MAX = 500
-# An error travels in headers, its message three times over; headers of more than 8 KiB are dropped by the peer.
-ERROR_LETTERS_MAX = 500
+# An error travels in headers, its message three times over and partly as %XX; peers drop headers of more than 8 KiB.
+ERROR_TEXT_BYTES_MAX = 500
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
 
 log = get_logger(__name__)
@@ -148,8 +148,8 @@ def code_of(error: DockyardError) -> int:
 def rich_status(error: DockyardError) -> status_pb2.Status:
     """The error with everything it says, as google.rpc.Status with ErrorInfo, RetryInfo and BadRequest."""
     kind = next(kind for kind in type(error).__mro__ if kind in CODES)
-    message = error.message[:ERROR_LETTERS_MAX]
-    metadata = {key: value[:ERROR_LETTERS_MAX] for key, value in error.details.items()}
+    message = _shortened(error.message)
+    metadata = {key: _shortened(value) for key, value in error.details.items()}
     details: list[Any] = [
         error_details_pb2.ErrorInfo(reason=error.code, domain=ERROR_DOMAIN, metadata={**metadata, KIND: kind.__name__})
     ]
@@ -161,6 +161,10 @@ def rich_status(error: DockyardError) -> status_pb2.Status:
         violation = error_details_pb2.BadRequest.FieldViolation(description=message)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     return status_pb2.Status(code=code_of(error), message=message, details=[_packed(one) for one in details])
+
+
+def _shortened(text: str) -> str:
+    return text.encode(errors="replace")[:ERROR_TEXT_BYTES_MAX].decode(errors="ignore")
 
 
 def _packed(message: Any) -> any_pb2.Any:
