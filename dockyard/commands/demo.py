@@ -1,0 +1,127 @@
+"""`dockyard demo`."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dockyard.terminal import EXIT_FAILED, HomeOption, JsonOption, answer, complain
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from dockyard.load.demo import Story
+
+ORDERS_MAX = 100_000
+# A line of progress in a log, where no bar can be drawn, after so many orders.
+PROGRESS_EVERY = 50
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(demo)
+
+
+def demo(
+    home: HomeOption,
+    orders: Annotated[int, typer.Option(min=1, max=ORDERS_MAX, help="How many orders to place.")] = 500,
+    coordination: Annotated[str, typer.Option(help="How the orders are coordinated.")] = "orchestrated",
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the platform up, if this command started it.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Place orders as TPC-C draws them, kill payment and then order on the way, and account for every one.
+
+    Starts the platform if it is not up. Exit code 1 when an order was lost, ended otherwise than it must, or the audit
+    finds a violation.
+    """
+    from dockyard.local.platform import Platform  # noqa: PLC0415
+    from libs.runtime.clock import SystemClock  # noqa: PLC0415
+
+    platform = Platform.open(home)
+    started = not platform.is_up() and platform.up(tethered=not keep, report=complain)
+    try:
+        story = _played(platform, orders, coordination, SystemClock())
+    finally:
+        if started and not keep:
+            platform.down()
+    summary = _summary(story, orders)
+    answer(summary, as_json, lambda: _shown(story, summary))
+    if summary["ended"] != orders or summary["violations"] or summary["parked"] or story.surprises:
+        sys.exit(EXIT_FAILED)
+
+
+def _played(platform: Any, orders: int, coordination: str, clock: Any) -> "Story":
+    import uvloop  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    from dockyard.load.demo import Demonstration  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    columns = (TextColumn("orders ended"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("orders", total=orders)
+
+        def progress(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total)
+            if what:
+                bar.console.print(f"[{done}/{total}] {what}", highlight=False)
+            elif not console.is_terminal and done % PROGRESS_EVERY == 0:
+                console.print(f"[{done}/{total}]", highlight=False)
+
+        return uvloop.run(Demonstration(platform, orders, coordination, clock, progress).play())
+
+
+def _summary(story: "Story", orders: int) -> dict[str, Any]:
+    tally = story.tally
+    return {
+        "placed": len(tally.ended) + len(tally.failed),
+        "ended": len(tally.ended),
+        "parked": story.report.checked["parked"],
+        "violations": len(story.violations),
+        "kills": len(story.kills),
+        "killed": [service for service, _ in story.kills],
+        "outcomes": dict(tally.outcomes().most_common()),
+        "surprises": list(story.surprises),
+        "failed": [message for _, message in tally.failed],
+        "asked_again": sum(one.tries > 1 for one in tally.ended),
+        "seconds": round(story.seconds, 1),
+        "p50_ms": tally.latency_ms(0.5),
+        "p99_ms": tally.latency_ms(0.99),
+        "settled": story.report.settled,
+        "checked": story.report.checked,
+        "found": story.violations,
+        "orders": orders,
+    }
+
+
+def _shown(story: "Story", summary: dict[str, Any]) -> "RenderableType":
+    from rich.console import Group  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    outcomes = Table("outcome", "orders", title="How the orders ended")
+    for outcome, count in summary["outcomes"].items():
+        outcomes.add_row(outcome, str(count))
+    parts: list[RenderableType] = [outcomes]
+    if story.timeline is not None:
+        timeline = Table("time", "service", "what happened", "detail", title=f"One order: {story.timeline.order_id}")
+        for entry in story.timeline.entries:
+            timeline.add_row(entry.at[11:23], entry.service, entry.what, entry.detail)
+        parts.append(timeline)
+    parts.append(
+        Text(
+            f"{summary['ended']} of {summary['placed']} orders ended in {summary['seconds']} s "
+            f"(p50 {summary['p50_ms']} ms, p99 {summary['p99_ms']} ms), {summary['asked_again']} after asking again; "
+            f"killed on the way: {', '.join(summary['killed']) or 'nobody'}; {summary['parked']} parked"
+        )
+    )
+    for surprise in story.surprises:
+        parts.append(Text(f"unexpected: {surprise}", "bold red"))
+    for violation in story.violations:
+        parts.append(
+            Text(f"{violation.guarantee} {violation.rule} {' '.join(violation.ids)}: {violation.message}", "red")
+        )
+    checked = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in summary["checked"].items())
+    verdict = "no violation: the guarantees hold" if not story.violations else f"{len(story.violations)} violations"
+    parts += [Text(f"audited {checked}"), Text(verdict, "bold green" if not story.violations else "bold red")]
+    return Group(*parts)
