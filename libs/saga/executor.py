@@ -8,71 +8,32 @@ when asked again. The log lets one writer add to a saga; a run that finds anothe
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
-import msgspec
-
-from libs.kernel.errors import Conflict, DockyardError, InDoubt, Overloaded, Refused, Unavailable
+from libs.kernel.errors import Conflict, DockyardError, InDoubt, Overloaded, Unavailable
 from libs.runtime.batching import Batcher
 from libs.runtime.clock import Clock, Ids
 from libs.runtime.failpoints import declare, failpoint
-from libs.saga.definition import Command, MakeCommand, Saga, Step
-from libs.saga.entries import (
-    AnyEntry,
-    CancelRequested,
-    Ended,
-    FaultKind,
-    Parked,
-    Started,
-    StepDone,
-    StepFailed,
-    StepRefused,
-    TakenUp,
-    UndoDone,
-    UndoFailed,
-)
+from libs.saga.calls import Caller, Participant, call_failpoints
+from libs.saga.definition import Saga
+from libs.saga.entries import AnyEntry, CancelRequested, Ended, Parked, Started, TakenUp
 from libs.saga.log import ENDED, PARKED, Hold, Instance, Line, SagaLog, Tail
 from libs.saga.machine import Action, Do, Record, State, Undo, apply, fold, next_actions
-from libs.telemetry import metrics, names
+from libs.telemetry import metrics
 from libs.telemetry.logs import get_logger
-from libs.telemetry.tracing import span, start_root
+from libs.telemetry.tracing import start_root
 
 # Sagas run at once; the rest waits in the log. Bounds memory at about 10 KiB each.
 IN_FLIGHT_MAX = 2000
 # How often the log is searched for sagas nobody runs, and how many are taken up at a time.
 SWEEP_SECONDS = 2.0
 SWEEP_ROWS_MAX = 500
-# How old a line gets at most before it is written, when nothing takes it along earlier.
-FLUSH_SECONDS = 0.25
 FAILED_SECONDS = 1.0
 # What a step answered is written down together with what follows it, and at the latest after this long: a saga that
-# ends sooner writes its log once.
+# ends sooner writes its log twice, for the pivot and at its end.
 FLUSH_SECONDS = 0.5
 LOG_ROWS_MAX = 256
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class CommandContext:
-    """The circumstances of one try. `undo_code` and `undo_message` say why an undo happens."""
-
-    saga_id: str
-    step: str
-    operation: str
-    attempt: int
-    deadline_unix_ms: int
-    undo_code: str = ""
-    undo_message: str = ""
-
-
-class Participant(Protocol):
-    async def execute(self, command: Command, context: CommandContext) -> Any:
-        """Has the effect at most once, whatever is repeated, and answers something JSON can hold.
-
-        Raises Refused (the answer is no), Unavailable (nothing happened), InDoubt (it may have happened).
-        """
-        ...
 
 
 @dataclass(slots=True)
@@ -93,22 +54,16 @@ class _Run:
     stale: bool = False
 
 
+# What is written while the saga waits for it; "lines" is every batch of lines, whatever is in it.
+WRITES = ("lines", "TakenUp", "PivotDecided", "UndoDecided", "Parked", "Ended")
+
 Hook = Callable[[Instance, State], None]
 
 
 def failpoints_of(saga: Saga) -> tuple[str, ...]:
     """Every place where a run of this saga can be killed: around each call and each durable write."""
-    calls = [
-        f"{step.name}.{operation}"
-        for step in saga.steps
-        for operation in ("do", "undo")
-        if operation == "do" or step.undone_by
-    ]
-    around = tuple(f"saga.{moment}-call:{call}" for call in calls for moment in ("before", "after"))
-    return (*around, *(f"saga.{moment}-write:{what}" for what in WRITES for moment in ("before", "after")))
-
-
-WRITES = ("lines", "PivotDecided", "UndoDecided", "Parked", "Ended")
+    writes = tuple(f"saga.{moment}-write:{what}" for what in WRITES for moment in ("before", "after"))
+    return (*call_failpoints(saga), *writes)
 
 
 class Executor:
@@ -131,7 +86,7 @@ class Executor:
         for saga in sagas.values():
             declare(*failpoints_of(saga))
         self._sagas = {(saga.name, saga.version): saga for saga in sagas.values()}
-        self._participants = participants
+        self._caller = Caller(participants, clock)
         self._log = saga_log
         self._clock = clock
         self._name = Ids(clock).new("run")
@@ -264,13 +219,12 @@ class Executor:
             self._note(run, Started())
         if run.taken_up:
             log.info("saga taken up", extra={"saga_id": run.instance.saga_id, "lines": len(lines)})
-            self._note(run, TakenUp(self._name))
-            await self._writer.submit(run)
+            await self._record(run, TakenUp(self._name))
 
     async def _act(self, run: _Run, actions: Sequence[Action]) -> None:
         first = actions[0]
         if isinstance(first, Record):
-            await self._record(run, first)
+            await self._record(run, first.entry)
         elif len(actions) == 1:
             self._note(run, await self._try(run, first))
         else:
@@ -279,13 +233,14 @@ class Executor:
             for one in tries:
                 self._note(run, one.result())
 
-    async def _record(self, run: _Run, action: Record) -> None:
-        what = type(action.entry).__name__
-        self._note(run, action.entry)
+    async def _record(self, run: _Run, entry: AnyEntry) -> None:
+        """Notes the line and returns when it is durable, and all lines before it."""
+        what = type(entry).__name__
+        self._note(run, entry)
         failpoint(f"saga.before-write:{what}")
         await self._writer.submit(run)
         failpoint(f"saga.after-write:{what}")
-        if isinstance(action.entry, Ended | Parked):
+        if isinstance(entry, Ended | Parked):
             self._at_rest(run)
 
     def _at_rest(self, run: _Run) -> None:
@@ -301,77 +256,8 @@ class Executor:
         self._on_rest(run.instance, state)
 
     async def _try(self, run: _Run, action: Action) -> AnyEntry:
-        """Makes one try and says what came of it."""
         assert isinstance(action, Do | Undo)
-        if action.delay_seconds > 0:
-            await self._clock.sleep(action.delay_seconds)
-        step = run.saga.step(action.step)
-        if isinstance(action, Do):
-            return await self._try_do(run, step, action)
-        return await self._try_undo(run, step, action)
-
-    async def _try_do(self, run: _Run, step: Step, action: Do) -> AnyEntry:
-        context = self._context(run, step, "do", action.attempt)
-        try:
-            result = await self._call(run, step, step.do, context, names.SAGA_DO)
-        except Refused as refusal:
-            return StepRefused(step.name, refusal.code, refusal.message)
-        except Unavailable as error:
-            return StepFailed(step.name, action.attempt, FaultKind.UNAVAILABLE, error.message)
-        except DockyardError as error:
-            # Whatever else a participant says leaves open what it did.
-            return StepFailed(step.name, action.attempt, FaultKind.IN_DOUBT, f"{error.code}: {error.message}")
-        return StepDone(step.name, result)
-
-    async def _try_undo(self, run: _Run, step: Step, action: Undo) -> AnyEntry:
-        assert step.undone_by is not None, f"{step.name} has no undo to send"
-        context = self._context(run, step, "undo", action.attempt)
-        try:
-            result = await self._call(run, step, step.undone_by, context, names.SAGA_UNDO)
-        except DockyardError as error:
-            return UndoFailed(step.name, action.attempt, f"{error.code}: {error.message}")
-        return UndoDone(step.name, result)
-
-    async def _call(self, run: _Run, step: Step, make: MakeCommand, context: CommandContext, span_name: str) -> Any:
-        place = f"{step.name}.{context.operation}"
-        failpoint(f"saga.before-call:{place}")
-        attributes: dict[str, str | int] = {
-            names.SAGA_ID: context.saga_id,
-            names.SAGA_STEP: step.name,
-            names.SAGA_ATTEMPT: context.attempt,
-        }
-        with span(span_name, attributes=attributes):
-            result = await self._answer(run, step, make, context)
-        failpoint(f"saga.after-call:{place}")
-        return result
-
-    async def _answer(self, run: _Run, step: Step, make: MakeCommand, context: CommandContext) -> Any:
-        """The participant's answer as the log will read it back: dicts, lists, texts, numbers."""
-        try:
-            async with asyncio.timeout(step.timeout_seconds):
-                command = make(run.instance.input, run.state.results)
-                answer = await self._participants[command.participant].execute(command, context)
-            return msgspec.to_builtins(answer)
-        except TimeoutError:
-            raise InDoubt(f"no answer within {step.timeout_seconds} s", code="timeout") from None
-        except DockyardError:
-            raise
-        except Exception as bug:  # the outermost loop of one call: tries are bounded, then somebody hears of it
-            log.exception("a participant broke its promise", extra={"saga_id": context.saga_id, "step": step.name})
-            raise InDoubt(f"{type(bug).__name__}: {bug}", code="internal") from bug
-
-    def _context(self, run: _Run, step: Step, operation: str, attempt: int) -> CommandContext:
-        deadline = self._clock.unix_ms() + int(step.timeout_seconds * 1000)
-        undo = run.state.undo
-        return CommandContext(
-            run.instance.saga_id,
-            step.name,
-            operation,
-            attempt,
-            deadline,
-            undo.code if undo else "",
-            undo.message if undo else "",
-        )
+        return await self._caller.attempt(run.instance, run.saga, run.state, action)
 
     def _note(self, run: _Run, entry: AnyEntry) -> None:
         run.state = apply(run.state, entry)

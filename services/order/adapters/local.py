@@ -3,8 +3,8 @@
 from libs.kernel.errors import NotFound
 from libs.runtime.batching import Batcher
 from libs.runtime.clock import Clock
+from libs.saga.calls import CommandContext
 from libs.saga.definition import Command
-from libs.saga.executor import CommandContext
 from libs.telemetry.tracing import current_traceparent
 from services.order.handlers import Change, Confirm, EndUnconfirmed, MarkCancelled, RefuseCancel, Written
 

@@ -11,8 +11,8 @@ from libs.resilience.breaker import Breaker
 from libs.runtime.batching import Batcher
 from libs.runtime.clock import Clock
 from libs.runtime.grpc_edge import call_error
+from libs.saga.calls import CommandContext
 from libs.saga.definition import Command
-from libs.saga.executor import CommandContext
 from libs.telemetry.tracing import current_traceparent
 from proto.inventory.v1 import inventory_pb2, inventory_pb2_grpc
 from proto.kernel.v1 import kernel_pb2
