@@ -5,7 +5,8 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -15,6 +16,8 @@ import pytest_asyncio
 import redis.asyncio as redis_client
 
 from dockyard.local.account import server_account
+from dockyard.local.options import Options
+from dockyard.local.platform import Platform
 from dockyard.local.ports import free_port
 from dockyard.local.postgres import (
     PostgresPlan,
@@ -25,14 +28,21 @@ from dockyard.local.postgres import (
     stop_postgres,
 )
 from dockyard.local.redis import RedisPlan, find_redis, start_redis, stop_redis
+from dockyard.local.services import free_offset
 from libs.runtime.migrate import migrate
 
 MakeDatabase = Callable[..., Awaitable[str]]
+StartPlatform = Callable[[Options], Platform]
 
 # What the databases of one run share: two runs on one given server do not meet.
 RUN = f"{os.getpid()}_{secrets.token_hex(3)}"
 ROLE = f"dockyard_test_{RUN}"
 PASSWORD = secrets.token_urlsafe(16)
+
+# Two runs at once look for free ports in different places.
+FIRST_OFFSET = 2_000 + os.getpid() % 700 * 20
+OFFSETS_APART = 20
+REDIS_DATABASES = 16
 
 
 @pytest.fixture(scope="session")
@@ -128,6 +138,42 @@ async def _migrated(admin_url: str, directory: Path) -> str:
         await migrate(_url_of(admin_url, name), directory)
         _templates[directory] = name
     return _templates[directory]
+
+
+@pytest.fixture(scope="session")
+def start_platform(server_directory: Path, postgres_server: str, redis_server: str) -> Iterator[StartPlatform]:
+    """`start_platform(Options(services=("psp",), environ=…))` starts real services on the session's servers.
+
+    Each has its own home, ports, databases and Redis database. All stop when the session ends, or when it is killed.
+    """
+    started: list[Platform] = []
+
+    def start(options: Options) -> Platform:
+        assert len(started) < REDIS_DATABASES - 1, "Redis has no database left; let tests share a platform"
+        home = server_directory / f"platform-{len(started)}"
+        offset = free_offset(FIRST_OFFSET + len(started) * OFFSETS_APART)
+        redis_url = urlsplit(redis_server)._replace(path=f"/{len(started) + 1}").geturl()
+        platform = Platform.open(home)
+        started.append(platform)
+        platform.up(
+            replace(options, port_offset=offset, postgres_url=postgres_server, redis_url=redis_url), tethered=True
+        )
+        return platform
+
+    yield start
+    for platform in started:
+        urls = platform.database_urls.values()
+        platform.down()
+        asyncio.run(_drop_databases(postgres_server, urls))
+
+
+async def _drop_databases(admin_url: str, urls: Iterable[str]) -> None:
+    """A server that was given is left as it was found."""
+    for url in urls:
+        parts = urlsplit(url)
+        await _administer(admin_url, f"DROP DATABASE IF EXISTS {parts.path[1:]} WITH (FORCE)")
+        if parts.username != urlsplit(admin_url).username:
+            await _administer(admin_url, f"DROP ROLE IF EXISTS {parts.username}")
 
 
 async def _administer(admin_url: str, *statements: str) -> None:

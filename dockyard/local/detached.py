@@ -58,8 +58,14 @@ def launch(home: Home, briefing: Briefing, report: Callable[[str], None]) -> "tu
     process.stdin.flush()
     if not briefing.tethered:
         process.stdin.close()
-    with process.stdout:
-        ended = _listen(process, report)
+    try:
+        with process.stdout:
+            ended = _listen(process, report)
+    except KeyboardInterrupt:
+        # Whoever gives up waiting for the start does not want the rest of it either.
+        process.terminate()
+        process.wait()
+        raise
     if ended.ended == "up":
         return True, process
     process.stdin.close()

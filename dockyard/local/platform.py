@@ -87,14 +87,21 @@ class Platform:
         options = options or from_environ(os.environ)
         started, process = launch(self._home, Briefing(options, tethered), report)
         if started:
+            # The one before it, if it was ours, has ended: it held the home.
+            self._forget_supervisor()
             self._supervisor = process
         else:
-            self._wait(lambda: self.state.phase == "up" or not self.is_up(), READY_SECONDS, "the platform is not ready")
-            self._check_same(options)
+            self._join(options)
         return started
 
-    def _check_same(self, options: Options) -> None:
+    def _join(self, options: Options) -> None:
+        """Returns when the instance that somebody else started is ready, and is the one that is wanted."""
+        self._wait(lambda: self.state.phase == "up" or not self.is_up(), READY_SECONDS, "the platform is not ready")
         found = self.state.kept.port_offset
+        if not self.is_up():
+            raise EnvironmentProblem(
+                f"another start of {self._home.path} failed just now (see {self._home.log('supervisor')}): try again"
+            )
         if options.port_offset not in (None, found):
             raise EnvironmentProblem(
                 f"{self._home.path} is already up with port offset {found}: run `dockyard down` first, "
