@@ -28,6 +28,8 @@ from opentelemetry.trace import (
 from libs.kernel.errors import Conflict, DockyardError, Invalid, Mismatch, NotFound, Refused
 from libs.telemetry import names
 
+# A collector that is not there holds up the end of a process by no more than this (6.7 s with the SDK's default of 10).
+EXPORT_SECONDS_MAX = 2.0
 # W3C Trace Context §3.2: version 00 has exactly these parts, a later one may append others after a dash.
 _TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 # The peer did its work and said no: a failure neither of the call nor of anything it called.
@@ -61,7 +63,9 @@ def configure_tracing(service: str, otlp_endpoint: str | None, sample_ratio: flo
             {names.SERVICE_NAME: service, names.SERVICE_INSTANCE: f"{platform.node()}-{os.getpid()}"}
         ),
     )
-    exporter = OTLPSpanExporter(endpoint=otlp_endpoint, insecure=not otlp_endpoint.startswith("https://"))
+    exporter = OTLPSpanExporter(
+        endpoint=otlp_endpoint, insecure=not otlp_endpoint.startswith("https://"), timeout=EXPORT_SECONDS_MAX
+    )
     provider.add_span_processor(BatchSpanProcessor(exporter))
     use_provider(provider)
     return provider.shutdown

@@ -214,6 +214,7 @@ async def test_messages_have_a_limit_both_ways(peer: grpc.aio.Channel) -> None:
 
 
 async def test_a_method_that_a_peer_does_not_have_is_our_mistake(peer: grpc.aio.Channel) -> None:
+    await ask(peer, "lamp")
     unknown: Any = peer.unary_unary(f"/{SERVICE}/Burn", request_serializer=Request.SerializeToString)
     with pytest.raises(Invalid) as raised:
         await call(unknown, Request(), 5)

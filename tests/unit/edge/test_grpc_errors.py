@@ -123,7 +123,7 @@ def test_a_call_that_never_left_did_not_happen() -> None:
         (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"),
         (grpc.StatusCode.CANCELLED, "Cancelled"),
         (grpc.StatusCode.INTERNAL, "stream removed"),
-        (grpc.StatusCode.UNKNOWN, ""),
+        (grpc.StatusCode.UNKNOWN, "my own peer failed to connect"),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "CLIENT: Received message larger than max (5000000 vs. 4194304)"),
         (grpc.StatusCode.ABORTED, ""),
         (grpc.StatusCode.FAILED_PRECONDITION, ""),
