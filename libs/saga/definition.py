@@ -97,7 +97,7 @@ class Saga:
     _by_name: Mapping[str, Step] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        grouped = groupby(self.steps, key=lambda step: step.group or step.name)
+        grouped = groupby(self.steps, key=_group_key)
         # Asked at every step of every saga: worked out once.
         object.__setattr__(self, "_groups", tuple(tuple(steps) for _, steps in grouped))
         object.__setattr__(self, "_by_name", {step.name: step for step in self.steps})
@@ -113,6 +113,11 @@ class Saga:
         return self._by_name[name]
 
 
+def _group_key(step: Step) -> tuple[str, str]:
+    """What a step shares with those it runs together with: a group's name, or nothing but its own."""
+    return (step.group, "") if step.group else ("", step.name)
+
+
 def _problems(saga: Saga) -> list[str]:
     return [*_shape_problems(saga), *(problem for step in saga.steps for problem in _step_problems(step))]
 
@@ -121,7 +126,7 @@ def _shape_problems(saga: Saga) -> list[str]:
     names = [step.name for step in saga.steps]
     order = [list(Kind).index(step.kind) for step in saga.steps]
     groups = saga.groups()
-    keys = [group[0].group or group[0].name for group in groups]
+    keys = [_group_key(group[0]) for group in groups]
     found = []
     if not saga.steps:
         found.append("it has no step")
