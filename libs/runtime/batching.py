@@ -8,6 +8,7 @@ Techniques for Main Memory Database Systems", SIGMOD 1984).
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextvars import Context
 from typing import Generic, TypeVar, cast
 
 from libs.kernel.errors import DockyardError, InDoubt, Overloaded, Unavailable
@@ -83,8 +84,9 @@ class Batcher(Generic[C, R]):
             raise Overloaded(f"{self.name} has {self._queue_rows_max} requests waiting", retry_after_seconds=1.0)
         self._waiting.append(entry)
         if len(self._workers) < self._in_flight_max:
-            # The worker takes its batch when it first runs: everything submitted in this turn of the loop is in it.
-            worker = asyncio.get_running_loop().create_task(self._work())
+            # The worker takes its batch when it first runs: everything submitted in this turn of the loop is in it. It
+            # works for all of them, so it does not run in the trace of whoever came first.
+            worker = asyncio.get_running_loop().create_task(self._work(), context=Context())
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
 

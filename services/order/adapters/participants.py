@@ -10,7 +10,7 @@ from libs.kernel.errors import DockyardError, InDoubt, Refused, Unavailable
 from libs.resilience.breaker import Breaker
 from libs.runtime.batching import Batcher
 from libs.runtime.clock import Clock
-from libs.runtime.grpc_edge import call_error
+from libs.runtime.grpc_edge import call
 from libs.saga.calls import CommandContext
 from libs.saga.definition import Command
 from libs.telemetry.tracing import current_traceparent
@@ -167,31 +167,28 @@ def _fault(fault: participant_pb2.Fault) -> DockyardError:
 
 
 def _batch_call(method: Callable[..., Awaitable[Any]], request: type) -> Call:
-    async def call(commands: Sequence[Any], seconds: float) -> Sequence[Any]:
-        try:
-            response = await method(request(commands=commands), timeout=seconds)
-        except grpc.aio.AioRpcError as error:
-            raise call_error(error) from error
+    async def batch_call(commands: Sequence[Any], seconds: float) -> Sequence[Any]:
+        response = await call(method, request(commands=commands), seconds)
         if len(response.results) != len(commands):
             raise InDoubt(f"{len(commands)} commands sent, {len(response.results)} results came back")
         return list(response.results)
 
-    return call
+    return batch_call
 
 
 def inventory(channel: grpc.aio.Channel, clock: Clock, calls_in_flight_max: int) -> BatchParticipant:
     stub = inventory_pb2_grpc.InventoryServiceStub(channel)
-    call = _batch_call(stub.ExecuteBatch, inventory_pb2.ExecuteBatchRequest)
-    return BatchParticipant("inventory", INVENTORY, call, clock, calls_in_flight_max)
+    execute = _batch_call(stub.ExecuteBatch, inventory_pb2.ExecuteBatchRequest)
+    return BatchParticipant("inventory", INVENTORY, execute, clock, calls_in_flight_max)
 
 
 def payment(channel: grpc.aio.Channel, clock: Clock, calls_in_flight_max: int) -> BatchParticipant:
     stub = payment_pb2_grpc.PaymentServiceStub(channel)
-    call = _batch_call(stub.ExecuteBatch, payment_pb2.ExecuteBatchRequest)
-    return BatchParticipant("payment", PAYMENT, call, clock, calls_in_flight_max)
+    execute = _batch_call(stub.ExecuteBatch, payment_pb2.ExecuteBatchRequest)
+    return BatchParticipant("payment", PAYMENT, execute, clock, calls_in_flight_max)
 
 
 def shipping(channel: grpc.aio.Channel, clock: Clock, calls_in_flight_max: int) -> BatchParticipant:
     stub = shipping_pb2_grpc.ShippingServiceStub(channel)
-    call = _batch_call(stub.ExecuteBatch, shipping_pb2.ExecuteBatchRequest)
-    return BatchParticipant("shipping", SHIPPING, call, clock, calls_in_flight_max)
+    execute = _batch_call(stub.ExecuteBatch, shipping_pb2.ExecuteBatchRequest)
+    return BatchParticipant("shipping", SHIPPING, execute, clock, calls_in_flight_max)
