@@ -94,8 +94,6 @@ class Executor:
         self._on_rest = on_rest
         self._runs: dict[str, _Run] = {}
         self._group: asyncio.TaskGroup | None = None
-        # Sagas that came to rest, or were left, since the sweep began to read: what it read of them is old.
-        self._left: set[str] = set()
         self._unknown: set[tuple[str, int]] = set()
         self._writer: Batcher[_Run, None] = Batcher(
             "saga log",
@@ -155,7 +153,6 @@ class Executor:
         """Takes up unfinished sagas that nobody runs: after a crash, from other replicas, or left for lack of room."""
         after: str | None = ""
         while after is not None and len(self._runs) < self._in_flight_max:
-            self._left.clear()
             after = await self._sweep_page(after)
 
     async def _sweep_page(self, after: str) -> str | None:
@@ -164,8 +161,8 @@ class Executor:
         idle = [saga_id for saga_id in ids if saga_id not in self._runs]
         found = await self._log.load(idle) if idle else {}
         for saga_id, one in found.items():
-            # Between the two reads it may have ended, or been run and left: then this is old.
-            if saga_id not in self._left and one.status not in {PARKED, ENDED}:
+            # It may have come to rest since: then this is old, which the log tells who tries to take it over.
+            if one.status not in {PARKED, ENDED}:
                 self._take_up(one.instance, one.lines, taken_up=True)
         return ids[-1] if len(ids) == SWEEP_ROWS_MAX else None
 
@@ -207,7 +204,6 @@ class Executor:
             log.exception("saga failed", extra=extra)
         finally:
             self._runs.pop(run.instance.saga_id, None)
-            self._left.add(run.instance.saga_id)
             metrics.SAGAS_RUNNING.set(len(self._runs))
 
     async def _open(self, run: _Run, lines: Sequence[Line]) -> None:
