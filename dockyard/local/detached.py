@@ -115,8 +115,8 @@ class _Teller:
 
 
 async def _supervise(home: Home, briefing: Briefing, teller: _Teller) -> None:
-    from dockyard.local.supervisor import AlreadyUp, Supervisor  # noqa: PLC0415  (the starter needs none of it)
-    from libs.runtime.clock import SystemClock  # noqa: PLC0415
+    from dockyard.local.supervisor import AlreadyUp, Supervisor
+    from libs.runtime.clock import SystemClock
 
     supervisor = Supervisor(home, briefing.options, SystemClock(), teller.doing)
     loop = asyncio.get_running_loop()
@@ -137,7 +137,7 @@ def _cut(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
 
 
 def _main() -> int:
-    from libs.telemetry.logs import configure_logging, get_logger  # noqa: PLC0415
+    from libs.telemetry.logs import configure_logging, get_logger
 
     configure_logging("supervisor", "INFO")
     briefing = msgspec.json.decode(sys.stdin.buffer.readline(), type=Briefing)

@@ -15,8 +15,6 @@ from dockyard.local.waiting import last_words
 from libs.runtime.clock import Clock
 from libs.telemetry.logs import get_logger
 
-# How often a starting process is asked whether it is ready; an ask is one local request.
-ASK_SECONDS = 0.02
 # A process that has never been ready is tried this often before the whole start fails.
 FIRST_STARTS_MAX = 3
 # Services use them for "my settings are wrong" and "the environment does not let me": to try again would not help.
@@ -30,13 +28,18 @@ Process = subprocess.Popen[bytes]
 
 @dataclass(frozen=True, slots=True)
 class Ward:
-    """A process to be kept. `stop` lists signals, each with the seconds it may take, before SIGKILL."""
+    """A process to be kept.
+
+    `stop` lists signals, each with the seconds it may take, before SIGKILL. `ask_seconds` lie between two questions
+    whether it is ready.
+    """
 
     name: str
     log: Path
     spawn: Callable[[], Process]
     ready: Callable[[Process], Awaitable[bool]]
     stop: Sequence[tuple[signal.Signals, float]]
+    ask_seconds: float = 0.01
     policy: RestartPolicy = field(default=RestartPolicy())
 
 
@@ -124,7 +127,7 @@ class Keeper:
                 log.error("killed because it did not become ready", extra={"child": self.name})
                 process.kill()
                 return False
-            await self._clock.sleep(ASK_SECONDS)
+            await self._clock.sleep(self._ward.ask_seconds)
         return False
 
     def _judge_first_start(self, code: int) -> None:

@@ -74,8 +74,8 @@ class Provisions:
 
 async def check_redis(url: str) -> None:
     """Raises EnvironmentProblem unless a Redis answers there."""
-    import redis.asyncio  # noqa: PLC0415  (only a given server needs a client here)
-    import redis.exceptions  # noqa: PLC0415
+    import redis.asyncio
+    import redis.exceptions
 
     try:
         async with asyncio.timeout(REDIS_ANSWER_SECONDS), redis.asyncio.Redis.from_url(url) as client:

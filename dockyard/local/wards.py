@@ -109,7 +109,7 @@ def service_ward(service: Service, home: Home, environ: Callable[[], Mapping[str
                 argv=[sys.executable, "-P", "-m", f"services.{service.name}.main"],
                 log=home.log(service.name),
                 on_orphaned=signal.SIGKILL,
-                environ=_inherited() | dict(environ()),
+                environ=inherited(os.environ) | dict(environ()),
                 directory=home.path,
             )
         )
@@ -123,12 +123,14 @@ def service_ward(service: Service, home: Home, environ: Callable[[], Mapping[str
         spawn=spawn,
         ready=ready,
         stop=((signal.SIGTERM, SERVICE_STOP_SECONDS),),
+        # Five of them import for seconds on all cores: to ask them more often would cost more than it tells.
+        ask_seconds=0.05,
     )
 
 
-def _inherited() -> dict[str, str]:
-    """Our own environment without the administrators' URLs, which are not a service's business."""
-    return {name: value for name, value in os.environ.items() if name not in (POSTGRES_URL, REDIS_URL)}
+def inherited(environ: Mapping[str, str]) -> dict[str, str]:
+    """What a service may see of our environment: not the administrators' URLs, which are not its business."""
+    return {name: value for name, value in environ.items() if name not in (POSTGRES_URL, REDIS_URL)}
 
 
 async def _is_ready(port: int) -> bool:

@@ -52,7 +52,7 @@ class Watched:
         async def ready(_: Process) -> bool:
             return said_ready()
 
-        ward = Ward("lamp", log, spawn, ready, ((signal.SIGTERM, stop_seconds),), SOON)
+        ward = Ward("lamp", log, spawn, ready, ((signal.SIGTERM, stop_seconds),), policy=SOON)
         self.keeper = Keeper(ward, self.exits, SystemClock(), self._changed)
 
     def _changed(self, name: str, running: Running) -> None:
