@@ -35,12 +35,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Answer with one JSON o
 def answer(value: Any, as_json: bool, shown: "Callable[[], RenderableType]") -> None:
     """Prints `value` as one JSON line for programs, or what `shown` makes of it for people."""
     if as_json:
-        import msgspec  # noqa: PLC0415  (only commands that answer in JSON pay for it)
+        import msgspec
 
         sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
         sys.stdout.flush()
     else:
-        from rich.console import Console  # noqa: PLC0415  (rich takes as long to import as the rest of the CLI)
+        from rich.console import Console
 
         Console().print(shown())
 

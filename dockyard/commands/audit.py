@@ -28,12 +28,12 @@ def audit(
     as_json: JsonOption = False,
 ) -> None:
     """Recompute the guarantees from every service's records and the card processor's; exit code 1 if any is broken."""
-    import asyncio  # noqa: PLC0415
+    import asyncio
 
-    from dockyard.audit.run import audit_databases  # noqa: PLC0415
-    from dockyard.local.platform import Platform  # noqa: PLC0415
-    from libs.kernel.errors import Unavailable  # noqa: PLC0415
-    from libs.runtime.clock import SystemClock  # noqa: PLC0415
+    from dockyard.audit.run import audit_databases
+    from dockyard.local.platform import Platform
+    from libs.kernel.errors import Unavailable
+    from libs.runtime.clock import SystemClock
 
     platform = Platform.open(home)
     if not platform.is_up():
@@ -54,9 +54,9 @@ def audit(
 
 
 def _shown(report: "Report") -> "RenderableType":
-    from rich.console import Group  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
 
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in report.checked.items())
     parts: list[RenderableType] = [Text(f"checked {counts}")]

@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
     app.command()(bench)
 
 
-def bench(  # noqa: PLR0913, PLR0917  (the options of a measurement)
+def bench(
     home: HomeOption,
     coordination: Annotated[str, typer.Option(help="How the orders are coordinated.")] = "orchestrated",
     concurrency: Annotated[int, typer.Option(min=1, max=CONCURRENCY_MAX, help="Customers at once.")] = 64,
@@ -35,8 +35,8 @@ def bench(  # noqa: PLR0913, PLR0917  (the options of a measurement)
 
     One order in ten is refused at shipping and compensated. Exit code 1 when the audit after it finds a violation.
     """
-    from dockyard.load.bench import Plan  # noqa: PLC0415
-    from dockyard.local.platform import Platform  # noqa: PLC0415
+    from dockyard.load.bench import Plan
+    from dockyard.local.platform import Platform
 
     platform = Platform.open(home)
     started = not platform.is_up() and platform.up(tethered=True, report=complain)
@@ -51,18 +51,18 @@ def bench(  # noqa: PLR0913, PLR0917  (the options of a measurement)
 
 
 def _measured(plan: "Plan", platform: "Platform") -> "Result":
-    import uvloop  # noqa: PLC0415
+    import uvloop
 
-    from dockyard.load.bench import run  # noqa: PLC0415
-    from libs.runtime.clock import SystemClock  # noqa: PLC0415
+    from dockyard.load.bench import run
+    from libs.runtime.clock import SystemClock
 
     return uvloop.run(run(plan, target_of(platform), SystemClock(), complain))
 
 
 def target_of(platform: "Platform") -> "Target":
     """The running platform as a target; servers that are not ours to start are not ours to count."""
-    from dockyard.load.bench import Target  # noqa: PLC0415
-    from libs.kernel.errors import NotFound  # noqa: PLC0415
+    from dockyard.load.bench import Target
+    from libs.kernel.errors import NotFound
 
     addresses = {name: (one.host, one.http_port) for name, one in platform.addresses.items()}
     pids = {name: platform.pid(name) for name in platform.services}
@@ -75,7 +75,7 @@ def target_of(platform: "Platform") -> "Target":
 
 
 def _shown(result: "Result") -> "RenderableType":
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Table
 
     table = Table(title=f"{result.coordination}, {result.concurrency} customers, {result.seconds} s", show_header=False)
     table.add_row("orders per second", f"{result.orders_per_s} ({result.orders} finished)")

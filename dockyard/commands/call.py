@@ -16,10 +16,10 @@ def call(
     request: Annotated[str, typer.Argument(help="The request as JSON.")] = "{}",
 ) -> None:
     """Call a gRPC method by its name, request and answer as JSON; the server's reflection knows their shape."""
-    import grpc  # noqa: PLC0415  (a tenth of a second that other commands need not pay)
-    import msgspec  # noqa: PLC0415
+    import grpc
+    import msgspec
 
-    from dockyard.reflection import Reflected  # noqa: PLC0415
+    from dockyard.reflection import Reflected
 
     with grpc.insecure_channel(address) as channel:
         server = Reflected(channel, address)

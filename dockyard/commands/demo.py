@@ -33,8 +33,8 @@ def demo(
     Starts the platform if it is not up. Exit code 1 when an order was lost, ended otherwise than it must, or the audit
     finds a violation.
     """
-    from dockyard.local.platform import Platform  # noqa: PLC0415
-    from libs.runtime.clock import SystemClock  # noqa: PLC0415
+    from dockyard.local.platform import Platform
+    from libs.runtime.clock import SystemClock
 
     platform = Platform.open(home)
     started = not platform.is_up() and platform.up(tethered=not keep, report=complain)
@@ -50,11 +50,11 @@ def demo(
 
 
 def _played(platform: Any, orders: int, coordination: str, clock: Any) -> "Story":
-    import uvloop  # noqa: PLC0415
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+    import uvloop
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from dockyard.load.demo import Demonstration  # noqa: PLC0415
+    from dockyard.load.demo import Demonstration
 
     console = Console(stderr=True)
     columns = (TextColumn("orders ended"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -95,9 +95,9 @@ def _summary(story: "Story", orders: int) -> dict[str, Any]:
 
 
 def _shown(story: "Story", summary: dict[str, Any]) -> "RenderableType":
-    from rich.console import Group  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
 
     outcomes = Table("outcome", "orders", title="How the orders ended")
     for outcome, count in summary["outcomes"].items():

@@ -42,7 +42,7 @@ def place(  # noqa: PLR0913, PLR0917  (the parts of an order)
     as_json: JsonOption = False,
 ) -> None:
     """Place one order and wait for its end; exit code 1 when it was rejected."""
-    from libs.runtime.clock import Ids, SystemClock  # noqa: PLC0415
+    from libs.runtime.clock import Ids, SystemClock
 
     address = {"name": customer, "street": "Quay 1", "city": "Dockside", "postcode": "20457", "zone": zone}
     body = {
@@ -93,16 +93,16 @@ def _line(text: str) -> dict[str, Any]:
 
 
 def _url(home: Any) -> str:
-    from dockyard.local.platform import Platform  # noqa: PLC0415
+    from dockyard.local.platform import Platform
 
     return Platform.open(home).urls["order"]
 
 
 def _ask(base: str, method: str, path: str, seconds: float = REQUEST_SECONDS, **request: Any) -> dict[str, Any]:
     """One request; what the service refuses is said in its own words, and ends the command."""
-    import httpx  # noqa: PLC0415
+    import httpx
 
-    from libs.kernel.errors import Unavailable  # noqa: PLC0415
+    from libs.kernel.errors import Unavailable
 
     try:
         response = httpx.request(method, base + path, timeout=seconds, trust_env=False, **request)
@@ -123,7 +123,7 @@ def _problem(response: "httpx.Response") -> str:
 
 
 def _order_table(orders: list[dict[str, Any]]) -> "RenderableType":
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Table
 
     table = Table("order", "status", "customer", "lines", "total", "placed")
     for order in orders:
@@ -132,16 +132,16 @@ def _order_table(orders: list[dict[str, Any]]) -> "RenderableType":
             status = f"{status}, parked: {order['parked_reason']}"
         total = order["total"]
         lines = ", ".join(f"{line['sku']}={line['quantity']}" for line in order["lines"][:3])
-        more = f" and {len(order['lines']) - 3} more" if len(order["lines"]) > 3 else ""  # noqa: PLR2004
+        more = f" and {len(order['lines']) - 3} more" if len(order["lines"]) > 3 else ""
         amount = f"{total['minor_units'] / 100:.2f} {total['currency']}"
         table.add_row(order["order_id"], status, order["customer_id"], lines + more, amount, order["placed_at"][:19])
     return table
 
 
 def _story(order: dict[str, Any], timeline: dict[str, Any]) -> "RenderableType":
-    from rich.console import Group  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
 
     happened = Table("time", "service", "what happened", "try", "detail", title=f"saga {timeline['state']}")
     for entry in timeline["entries"]:

@@ -45,8 +45,8 @@ def up(
     as_json: JsonOption = False,
 ) -> None:
     """Start PostgreSQL, Redis and the services, and keep them alive until Ctrl-C (or `dockyard down`)."""
-    from dockyard.local.options import from_environ  # noqa: PLC0415
-    from dockyard.local.platform import Platform  # noqa: PLC0415
+    from dockyard.local.options import from_environ
+    from dockyard.local.platform import Platform
 
     platform = Platform.open(home)
     options = from_environ(os.environ, port_offset)
@@ -59,11 +59,11 @@ def up(
 
 def _stay(platform: "Platform", options: "Options", as_json: bool) -> None:
     """The supervisor in the foreground."""
-    import asyncio  # noqa: PLC0415
+    import asyncio
 
-    from dockyard.local.supervisor import AlreadyUp, Supervisor  # noqa: PLC0415
-    from libs.runtime.clock import SystemClock  # noqa: PLC0415
-    from libs.telemetry.logs import configure_logging  # noqa: PLC0415
+    from dockyard.local.supervisor import AlreadyUp, Supervisor
+    from libs.runtime.clock import SystemClock
+    from libs.telemetry.logs import configure_logging
 
     home = platform.home
     home.create()
@@ -99,7 +99,7 @@ def _show_up(platform: "Platform", as_json: bool, *, already: bool) -> None:
 
 
 def _urls_table(value: dict[str, Any]) -> "Table":
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Table
 
     title = f"{'already up' if value['already_up'] else 'up'} in {value['home']}"
     table = Table("service", "HTTP (OpenAPI at /docs)", "gRPC (with reflection)", title=title, title_justify="left")
@@ -110,7 +110,7 @@ def _urls_table(value: dict[str, Any]) -> "Table":
 
 def down(home: HomeOption, as_json: JsonOption = False) -> None:
     """Stop the instance: services first, then Redis and PostgreSQL."""
-    from dockyard.local.platform import Platform  # noqa: PLC0415
+    from dockyard.local.platform import Platform
 
     stopped = Platform.open(home).down()
     sentence = f"{home} is down" if stopped else f"nothing was up in {home}"
@@ -119,9 +119,9 @@ def down(home: HomeOption, as_json: JsonOption = False) -> None:
 
 def status(home: HomeOption, as_json: JsonOption = False) -> None:
     """Show what runs: processes, ports, uptime, restarts, CPU and memory. Exit code 1 when it is not up."""
-    from dockyard.local.platform import Platform  # noqa: PLC0415
-    from dockyard.local.status import take  # noqa: PLC0415
-    from libs.runtime.clock import SystemClock  # noqa: PLC0415
+    from dockyard.local.platform import Platform
+    from dockyard.local.status import take
+    from libs.runtime.clock import SystemClock
 
     taken = take(Platform.open(home), SystemClock())
     answer(taken, as_json, lambda: _status_table(taken))
@@ -132,7 +132,7 @@ def status(home: HomeOption, as_json: JsonOption = False) -> None:
 def _status_table(taken: Any) -> "Table | str":
     if not taken.processes:
         return f"nothing is up in {taken.home}: start it with `dockyard up`"
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Table
 
     table = Table(title=f"{taken.phase} in {taken.home}", title_justify="left")
     table.add_column("process")
@@ -163,8 +163,8 @@ def logs(
     as_json: JsonOption = False,
 ) -> None:
     """Show the end of a process's log; --json shows the lines as they are written, an object each."""
-    from dockyard.local.home import Home  # noqa: PLC0415
-    from dockyard.local.logfiles import Follower, shown, tail  # noqa: PLC0415
+    from dockyard.local.home import Home
+    from dockyard.local.logfiles import Follower, shown, tail
 
     place = Home(Path(home)).log(service)
     if not place.exists():

@@ -85,7 +85,7 @@ class Draw:
     def __init__(
         self, seed: int, shares: Mapping[Twist, float], lines: Lines, run: str, coordination: str = "orchestrated"
     ) -> None:
-        self._random = Random(seed)  # noqa: S311
+        self._random = Random(seed)
         self._item_c = self._random.randint(0, ITEM_A)
         self._customer_c = self._random.randint(0, CUSTOMER_A)
         self._shares = dict(shares)

@@ -160,7 +160,7 @@ class Executor:
         ids = await self._log.unfinished(after, SWEEP_ROWS_MAX)
         idle = [saga_id for saga_id in ids if saga_id not in self._runs]
         found = await self._log.load(idle) if idle else {}
-        for saga_id, one in found.items():
+        for one in found.values():
             # It may have come to rest since: then this is old, which the log tells who tries to take it over.
             if one.status not in {PARKED, ENDED}:
                 self._take_up(one.instance, one.lines, taken_up=True)

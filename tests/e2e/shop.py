@@ -60,7 +60,7 @@ class Shop:
         given = {"Idempotency-Key": key or fresh_key(), **_headers(headers)}
         return self.client.post(self.url(service, path), json=body, headers=given)
 
-    def place(  # noqa: PLR0913  (the parts of an order)
+    def place(
         self,
         *,
         lines: Mapping[str, int] | None = None,

@@ -101,9 +101,7 @@ def test_an_order_without_a_key_is_refused(shop: Shop) -> None:
         ("GET", "/v1/orders?page_token=%25%25", None, 400, "page-token-invalid"),
     ],
 )
-def test_every_error_is_a_problem(  # noqa: PLR0913, PLR0917
-    shop: Shop, method: str, path: str, body: object, status: int, code: str
-) -> None:
+def test_every_error_is_a_problem(shop: Shop, method: str, path: str, body: object, status: int, code: str) -> None:
     headers = {"Idempotency-Key": fresh_key()}
     assert_problem(shop.client.request(method, shop.url("order", path), json=body, headers=headers), status, code)
 

@@ -133,7 +133,10 @@ PLANTS: dict[str, tuple[Plant, str]] = {
     "a booking on a day nobody counts": (without_first("capacities"), "G5 capacity-differs gull"),
     "a view that misses an order": (without_first("views"), "G10 view-misses-order ord_1"),
     "a view that lags": (first("views", status="pending", version=1), "G10 view-differs ord_1"),
-    "a view that invents an order": (extra("views", ViewRecord("ord_9", "confirmed", 2, 1)), "G10 view-invents-order ord_9"),
+    "a view that invents an order": (
+        extra("views", ViewRecord("ord_9", "confirmed", 2, 1)),
+        "G10 view-invents-order ord_9",
+    ),
 }
 
 

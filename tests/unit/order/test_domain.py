@@ -13,7 +13,6 @@ from services.order.domain import (
     Order,
     OrderCancelled,
     OrderConfirmed,
-    OrderPlaced,
     OrderRejected,
     OrderShipped,
     PlaceOrder,
