@@ -175,7 +175,7 @@ class Keeper:
             self._wanted.set()
 
     def _set(self, phase: str, **changes: object) -> None:
-        self.running = replace(self.running, phase=phase, **changes)  # type: ignore[arg-type]
+        self.running = replace(self.running, phase=phase, **changes)  # type: ignore[arg-type]  # fields of Running
         self._changed(self.name, self.running)
 
 
