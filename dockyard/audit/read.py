@@ -79,7 +79,7 @@ async def read(database_urls: Mapping[str, str]) -> Records:
         _rows("psp", database_urls, {"charges": CHARGES}),
     )
     return Records(
-        orders=[OrderRecord(*row, lines=_lines(lines)) for *row, lines in order["orders"]],
+        orders=[OrderRecord(*row[:-1], _lines(row[-1])) for row in order["orders"]],
         views=[ViewRecord(*row) for row in order["views"]],
         sagas=[SagaRecord(row[0], _STATUSES[row[1]], row[2]) for row in order["sagas"]],
         products=[ProductRecord(*row) for row in inventory["products"]],

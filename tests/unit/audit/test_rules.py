@@ -61,7 +61,7 @@ def first(field: str, **changes: object) -> Plant:
 
     def plant(records: Records) -> Records:
         head, *rest = getattr(records, field)
-        return replace(records, **{field: (replace(head, **changes), *rest)})  # type: ignore[arg-type]
+        return replace(records, **{field: (replace(head, **changes), *rest)})
 
     return plant
 
@@ -69,17 +69,17 @@ def first(field: str, **changes: object) -> Plant:
 def second(field: str, **changes: object) -> Plant:
     def plant(records: Records) -> Records:
         head, other, *rest = getattr(records, field)
-        return replace(records, **{field: (head, replace(other, **changes), *rest)})  # type: ignore[arg-type]
+        return replace(records, **{field: (head, replace(other, **changes), *rest)})
 
     return plant
 
 
 def extra(field: str, row: object) -> Plant:
-    return lambda records: replace(records, **{field: (*getattr(records, field), row)})  # type: ignore[arg-type]
+    return lambda records: replace(records, **{field: (*getattr(records, field), row)})
 
 
 def without_first(field: str) -> Plant:
-    return lambda records: replace(records, **{field: getattr(records, field)[1:]})  # type: ignore[arg-type]
+    return lambda records: replace(records, **{field: getattr(records, field)[1:]})
 
 
 PLANTS: dict[str, tuple[Plant, str]] = {
