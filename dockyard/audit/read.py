@@ -79,7 +79,10 @@ async def read(database_urls: Mapping[str, str]) -> Records:
         _rows("psp", database_urls, {"charges": CHARGES}),
     )
     return Records(
-        orders=[OrderRecord(*row[:-1], _lines(row[-1])) for row in order["orders"]],
+        orders=[
+            OrderRecord(order_id, status, version, total_minor, currency, _lines(lines))
+            for order_id, status, version, total_minor, currency, lines in order["orders"]
+        ],
         views=[ViewRecord(*row) for row in order["views"]],
         sagas=[SagaRecord(row[0], _STATUSES[row[1]], row[2]) for row in order["sagas"]],
         products=[ProductRecord(*row) for row in inventory["products"]],
