@@ -1,6 +1,6 @@
 """A consumer: what arrives is deduplicated, applied and acknowledged, in that order, a batch at a time."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from sqlalchemy import Text, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -91,6 +91,7 @@ class Consumer:
 
     Deduplication, effect and outgoing events are one transaction; the acknowledgement comes after it. A message that
     keeps failing is parked and blocks only its own subject: what follows on that subject is parked behind it, in order.
+    Events of other than `types` are passed over; without any all are taken.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Consumer:
         apply: Apply,
         clock: Clock,
         *,
+        types: Collection[str] = (),
         name: str = "local",
     ) -> None:
         self._database = database
@@ -111,6 +113,7 @@ class Consumer:
         self._apply = apply
         self._clock = clock
         self._name = name
+        self._types = frozenset(types)
         self._parked: set[str] | None = None
         self._resuming = True
         self._upkeep_due = 0.0
@@ -137,9 +140,13 @@ class Consumer:
         await self._upkeep()
         deliveries = await self._next(seconds)
         if deliveries:
-            await self._consume(deliveries)
+            await self._consume([delivery for delivery in deliveries if self._concerns_us(delivery)])
             await self._broker.acknowledge(self._group, deliveries)
         return len(deliveries)
+
+    def _concerns_us(self, delivery: Delivery) -> bool:
+        """What is of no interest need not be remembered either: it is only acknowledged."""
+        return not self._types or delivery.type in self._types
 
     async def _next(self, seconds: float) -> Sequence[Delivery]:
         if self._resuming:

@@ -61,28 +61,37 @@ class Batcher(Generic[C, R]):
         self._workers: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    async def submit(self, item: C) -> R:
-        """The item's own answer. Raises its own error, Overloaded when the queue is full, Unavailable when draining."""
+    async def submit(self, item: C, *, patient: bool = False) -> R:
+        """The item's own answer. Raises its own error, Overloaded when the queue is full, Unavailable when draining.
+
+        A `patient` item goes along with the next batch that somebody else causes: its caller sees to it that one comes.
+        """
         answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._enqueue(_Entry(item, answer, current_traceparent()))
+        self._enqueue(_Entry(item, answer, current_traceparent()), patient)
         return await answer
 
     def offer(self, item: C) -> None:
         """Takes the item, in order with the others, without an answer; `on_lost` hears of one that failed."""
-        self._enqueue(_Entry(item, None, current_traceparent()))
+        self._enqueue(_Entry(item, None, current_traceparent()), patient=False)
 
     async def drain(self) -> None:
         """Takes nothing new and returns when everything taken has been answered."""
         self._closed = True
+        if self._waiting:
+            self._hire()
         while self._workers:
             await asyncio.wait(self._workers)
 
-    def _enqueue(self, entry: _Entry[C, R]) -> None:
+    def _enqueue(self, entry: _Entry[C, R], patient: bool) -> None:
         if self._closed:
             raise Unavailable(f"{self.name} is shutting down")
         if len(self._waiting) >= self._queue_rows_max:
             raise Overloaded(f"{self.name} has {self._queue_rows_max} requests waiting", retry_after_seconds=1.0)
         self._waiting.append(entry)
+        if not patient:
+            self._hire()
+
+    def _hire(self) -> None:
         if len(self._workers) < self._in_flight_max:
             # The worker takes its batch when it first runs: everything submitted in this turn of the loop is in it. It
             # works for all of them, so it does not run in the trace of whoever came first.

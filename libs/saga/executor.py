@@ -93,6 +93,7 @@ class Executor:
         self._in_flight_max = in_flight_max
         self._on_rest = on_rest
         self._runs: dict[str, _Run] = {}
+        self._resting = 0
         self._group: asyncio.TaskGroup | None = None
         self._unknown: set[tuple[str, int]] = set()
         self._writer: Batcher[_Run, None] = Batcher(
@@ -111,7 +112,7 @@ class Executor:
     def request_cancel(self, saga_id: str, reason: str) -> None:
         """Tells a running saga that its customer changed their mind; it goes back unless the pivot may be done."""
         run = self._runs.get(saga_id)
-        if run is not None:
+        if run is not None and run.state.outcome is None:
             self._note(run, CancelRequested(reason))
 
     async def run(self) -> None:
@@ -234,10 +235,21 @@ class Executor:
         what = type(entry).__name__
         self._note(run, entry)
         failpoint(f"saga.before-write:{what}")
-        await self._writer.submit(run)
+        if isinstance(entry, Ended):
+            await self._write_patiently(run)
+        else:
+            await self._writer.submit(run)
         failpoint(f"saga.after-write:{what}")
         if isinstance(entry, Ended | Parked):
             self._at_rest(run)
+
+    async def _write_patiently(self, run: _Run) -> None:
+        """Nobody waits for the end of a saga: it goes along with the lines of those that are still under way."""
+        self._resting += 1
+        try:
+            await self._writer.submit(run, patient=self._resting < len(self._runs))
+        finally:
+            self._resting -= 1
 
     def _at_rest(self, run: _Run) -> None:
         state = run.state

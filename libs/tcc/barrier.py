@@ -28,10 +28,14 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A request to have the effect; the fingerprint tells a repeat from another request under the same key."""
+    """A request to have the effect; the fingerprint tells a repeat from another request under the same key.
+
+    An `answer` that is known beforehand is kept with the claim and need not be given later.
+    """
 
     key: Key
     fingerprint: bytes
+    answer: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ class MemoryBarrier:
     def _claim(self, entry: Entry) -> Claim:
         do = do_key(entry.key)
         own_before, do_before = self._rows.get(entry.key), self._rows.get(do)
-        self._rows.setdefault(entry.key, Row(entry.fingerprint, None, entry.key.operation))
+        self._rows.setdefault(entry.key, Row(entry.fingerprint, entry.answer, entry.key.operation))
         if entry.key.operation is Operation.UNDO:
             self._rows.setdefault(do, Row(b"", None, Operation.UNDO))
         return read_claim(entry, own_before is None, do_before is None, own_before, do_before)

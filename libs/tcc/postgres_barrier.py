@@ -26,13 +26,13 @@ BARRIER_DDL = (
 # Claims each row that nobody has; in key order, so two batches never wait for each other in a circle.
 CLAIM = text(
     """
-    INSERT INTO barrier (transaction_id, step, operation, fingerprint, inserted_by)
-    SELECT * FROM unnest(:transaction_ids, :steps, :operations, :fingerprints, :inserted_by)
+    INSERT INTO barrier (transaction_id, step, operation, fingerprint, answer, inserted_by)
+    SELECT * FROM unnest(:transaction_ids, :steps, :operations, :fingerprints, :answers, :inserted_by)
     ORDER BY 1, 2, 3
     ON CONFLICT DO NOTHING
     RETURNING transaction_id, step, operation
     """
-).bindparams(*texts("transaction_ids", "steps", "operations", "inserted_by"), *binaries("fingerprints"))
+).bindparams(*texts("transaction_ids", "steps", "operations", "inserted_by"), *binaries("fingerprints", "answers"))
 
 # The rows that were there before.
 EXISTING = text(
@@ -65,12 +65,14 @@ class PostgresBarrier:
         if not entries:
             return []
         check_batch(entries)
-        wanted = [(entry.key, entry.fingerprint, entry.key.operation) for entry in entries]
+        wanted = [(entry, entry.key.operation) for entry in entries]
         wanted += [
-            (do_key(entry.key), b"", Operation.UNDO) for entry in entries if entry.key.operation is Operation.UNDO
+            (Entry(do_key(entry.key), b""), Operation.UNDO)
+            for entry in entries
+            if entry.key.operation is Operation.UNDO
         ]
         inserted = await self._insert(wanted)
-        existing = await self._existing([key for key, _, _ in wanted if key not in inserted])
+        existing = await self._existing([entry.key for entry, _ in wanted if entry.key not in inserted])
         return [
             read_claim(
                 entry,
@@ -87,13 +89,14 @@ class PostgresBarrier:
             columns = _key_columns([key for key, _ in answers])
             await self._connection.execute(ANSWER, {**columns, "answers": [answer for _, answer in answers]})
 
-    async def _insert(self, wanted: Sequence[tuple[Key, bytes, Operation]]) -> set[Key]:
+    async def _insert(self, wanted: Sequence[tuple[Entry, Operation]]) -> set[Key]:
         rows = await self._connection.execute(
             CLAIM,
             {
-                **_key_columns([key for key, _, _ in wanted]),
-                "fingerprints": [fingerprint for _, fingerprint, _ in wanted],
-                "inserted_by": [operation.value for _, _, operation in wanted],
+                **_key_columns([entry.key for entry, _ in wanted]),
+                "fingerprints": [entry.fingerprint for entry, _ in wanted],
+                "answers": [entry.answer for entry, _ in wanted],
+                "inserted_by": [operation.value for _, operation in wanted],
             },
         )
         return {Key(transaction_id, step, Operation(operation)) for transaction_id, step, operation in rows}

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-import msgspec
-
 from libs.kernel.errors import DockyardError, Mismatch, NotFound, Unavailable
 from libs.runtime.position import Position
 from libs.tcc.barrier import Claim, Entry, First, Key, Operation, Replay, Unfinished
@@ -90,14 +88,6 @@ class Written:
     replayed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What the barrier keeps of a request, enough to answer it again."""
-
-    order_id: str
-    position: str
-
-
 Outcome = Written | DockyardError
 
 
@@ -118,8 +108,10 @@ class OrderHandlers:
 
 async def place_orders(unit: Unit, requests: Sequence[Placing]) -> list[Outcome]:
     """Appends each new order and starts its checkout; repeats get the order they made before."""
-    claims = await unit.barrier.claim([Entry(place_key(request.key), request.fingerprint) for request in requests])
-    fresh = [request for request, claim in zip(requests, claims, strict=True) if isinstance(claim, FRESH)]
+    claims = await unit.barrier.claim(
+        [Entry(place_key(one.key), one.fingerprint, one.command.order_id.encode()) for one in requests]
+    )
+    fresh = [request for request, claim in zip(requests, claims, strict=True) if isinstance(claim, First)]
     prices = await unit.catalogue.prices({line.sku for request in fresh for line in request.command.lines})
     decisions = [domain.place(request.command, prices) for request in fresh]
     appends = [
@@ -134,7 +126,6 @@ async def place_orders(unit: Unit, requests: Sequence[Placing]) -> list[Outcome]
     await unit.sagas.start(
         [_checkout(written[request.key].order, request) for request in fresh if not written[request.key].order.decided]
     )
-    await unit.barrier.answer([(place_key(request.key), _answer(written[request.key])) for request in fresh])
     replays = await _replayed(unit, claims)
     return [
         written.get(request.key) or _settled(claim, replays) for request, claim in zip(requests, claims, strict=True)
@@ -159,7 +150,7 @@ async def change_orders(unit: Unit, changes: Sequence[Change]) -> list[Outcome]:
     await unit.sagas.start(_cancellations(changes, outcomes, results))
     await unit.barrier.answer(
         [
-            (cancel_key(change.key), _answer(result))
+            (cancel_key(change.key), change.order_id.encode())
             for change, result in zip(changes, results, strict=True)
             if isinstance(change, RequestCancel)
             and isinstance(claims[change.key], FRESH)
@@ -233,15 +224,12 @@ def _cancellations(
 
 
 async def _replayed(unit: Unit, claims: Sequence[Claim]) -> dict[bytes, Written]:
-    """The orders that earlier requests under the same keys made, by what the barrier kept."""
-    answers = {
-        claim.answer: msgspec.json.decode(claim.answer, type=_Answer) for claim in claims if isinstance(claim, Replay)
-    }
-    orders = await unit.orders.load({answer.order_id for answer in answers.values()}) if answers else {}
-    return {
-        kept: Written(orders[answer.order_id], Position.parse(answer.position), replayed=True)
-        for kept, answer in answers.items()
-    }
+    """The orders that earlier requests under the same keys made, by what the barrier kept: their ids."""
+    order_ids = {claim.answer.decode() for claim in claims if isinstance(claim, Replay)}
+    if not order_ids:
+        return {}
+    orders, positions = await unit.orders.load(order_ids), await unit.orders.positions(order_ids)
+    return {order_id.encode(): Written(order, positions[order_id], replayed=True) for order_id, order in orders.items()}
 
 
 def _settled(claim: Claim, replays: dict[bytes, Written]) -> Outcome:
@@ -257,10 +245,6 @@ def _settled(claim: Claim, replays: dict[bytes, Written]) -> Outcome:
 
 def _other_request() -> Mismatch:
     return Mismatch("this Idempotency-Key was used with a different request; use a new key")
-
-
-def _answer(written: Written) -> bytes:
-    return msgspec.json.encode(_Answer(written.order.order_id, str(written.position or "")))
 
 
 def place_key(key: str) -> Key:

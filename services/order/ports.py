@@ -39,6 +39,10 @@ class Orders(Protocol):
         """Each existing order as its events add up to now."""
         ...
 
+    async def positions(self, order_ids: Collection[str]) -> Mapping[str, Position]:
+        """Where each existing order's newest event is in the order of commits."""
+        ...
+
     async def append(self, appends: Sequence[Appended]) -> Sequence[Position | None]:
         """Adds events, and tells the world through the outbox; None where somebody else was faster."""
         ...

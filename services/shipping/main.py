@@ -15,7 +15,14 @@ from libs.runtime.grpc_edge import create_server
 from libs.runtime.http_edge import create_app
 from libs.runtime.serve import Entrances, Loop, Process, main
 from proto.shipping.v1 import shipping_pb2, shipping_pb2_grpc
-from services.shipping.adapters.units import ORDERS_TOPIC, SHIPMENTS_TOPIC, SOURCE, PostgresUnits, ShippingQueries
+from services.shipping.adapters.units import (
+    ORDER_CONFIRMED,
+    ORDERS_TOPIC,
+    SHIPMENTS_TOPIC,
+    SOURCE,
+    PostgresUnits,
+    ShippingQueries,
+)
 from services.shipping.config import PREFIX, ShippingSettings
 from services.shipping.entrypoints.desk import Desk
 from services.shipping.entrypoints.grpc import ShippingServicer
@@ -44,7 +51,14 @@ async def build(settings: ShippingSettings) -> AsyncIterator[Entrances]:
             closing.push_async_callback(broker.close)
             relay = Relay(database, broker, SOURCE, [SHIPMENTS_TOPIC], clock, ids)
             orders = Consumer(
-                database, broker, "shipping-orders", [ORDERS_TOPIC], units.apply_orders, clock, name=settings.instance
+                database,
+                broker,
+                "shipping-orders",
+                [ORDERS_TOPIC],
+                units.apply_orders,
+                clock,
+                types=[ORDER_CONFIRMED],
+                name=settings.instance,
             )
             units.on_commit = relay.nudge
             loops += [relay.run, orders.run]

@@ -30,6 +30,15 @@ declare("order.commit.before", "order.commit.after")
 PRICES = text("SELECT sku, price_minor, currency FROM catalogue WHERE sku = ANY(:skus)").bindparams(*texts("skus"))
 
 
+# The newest event of each of these orders.
+POSITIONS = text(
+    """
+    SELECT DISTINCT ON (stream_id) stream_id, transaction_id::text::bigint, sequence
+      FROM events WHERE stream_id = ANY(:order_ids) ORDER BY stream_id, version DESC
+    """
+).bindparams(*texts("order_ids"))
+
+
 @dataclass(slots=True)
 class Committed:
     """What a transaction did, told to whoever acts on it once it is durable."""
@@ -54,6 +63,10 @@ class PostgresOrders:
             for stream_id, events in streams.items()
             if events
         }
+
+    async def positions(self, order_ids: Collection[str]) -> Mapping[str, Position]:
+        rows = await self._connection.execute(POSITIONS, {"order_ids": sorted(order_ids)})
+        return {order_id: Position(transaction, sequence) for order_id, transaction, sequence in rows}
 
     async def append(self, appends: Sequence[Appended]) -> Sequence[Position | None]:
         if not appends:

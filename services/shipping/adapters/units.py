@@ -22,6 +22,7 @@ from services.shipping.ports import Shipment
 
 SHIPMENTS_TOPIC = "shipments"
 ORDERS_TOPIC = "orders"
+ORDER_CONFIRMED = events_pb2.OrderConfirmed.DESCRIPTOR.full_name
 SOURCE = "/services/shipping"
 
 SERVICES = text("SELECT carrier_id, zone, parcels_per_day FROM carrier_zones WHERE zone = ANY(:zones)").bindparams(
@@ -238,11 +239,7 @@ class PostgresUnits:
 
     async def apply_orders(self, connection: AsyncConnection, deliveries: Sequence[Delivery]) -> None:
         """A parcel may leave once its order is confirmed."""
-        confirmed = [
-            delivery.subject
-            for delivery in deliveries
-            if delivery.type == events_pb2.OrderConfirmed.DESCRIPTOR.full_name
-        ]
+        confirmed = [delivery.subject for delivery in deliveries if delivery.type == ORDER_CONFIRMED]
         if confirmed:
             await PostgresShipping(connection, self._ids).release(confirmed)
 
