@@ -164,10 +164,10 @@ def start_platform(server_directory: Path, postgres_server: str, redis_server: s
     for platform in started:
         urls = platform.database_urls.values()
         platform.down()
-        asyncio.run(_drop_databases(postgres_server, urls))
+        asyncio.run(drop_databases(postgres_server, urls))
 
 
-async def _drop_databases(admin_url: str, urls: Iterable[str]) -> None:
+async def drop_databases(admin_url: str, urls: Iterable[str]) -> None:
     """A server that was given is left as it was found."""
     for url in urls:
         parts = urlsplit(url)

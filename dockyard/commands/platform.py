@@ -172,7 +172,12 @@ def logs(
         complain(f"there is no log of {service!r} in {place.parent}; there are: {known}")
         raise typer.Exit(EXIT_USAGE)
     follower = Follower(place) if follow else None
-    for line in tail(place, lines):
+
+    def write(line: str) -> None:
         sys.stdout.write(shown(line, as_json) + "\n")
+        sys.stdout.flush()
+
+    for line in tail(place, lines):
+        write(line)
     if follower is not None:
-        follower.run(lambda line: sys.stdout.write(shown(line, as_json) + "\n"))
+        follower.run(write)

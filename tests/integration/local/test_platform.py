@@ -1,10 +1,13 @@
 """A whole instance: real services, kept alive, broken, mended, stopped."""
 
+import asyncio
 import os
+import secrets
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import asyncpg
@@ -23,7 +26,7 @@ from dockyard.local.status import take
 from dockyard.local.waiting import wait_until
 from libs.kernel.errors import NotFound
 from libs.runtime.clock import SystemClock
-from tests.conftest import StartPlatform
+from tests.conftest import StartPlatform, drop_databases
 
 CLOCK = SystemClock()
 PSP_ONLY = Options(services=("psp",))
@@ -34,12 +37,22 @@ def whole(start_platform: StartPlatform) -> Platform:
     return start_platform(Options())
 
 
-@pytest.fixture
-def alone(server_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """An instance with servers of its own, not started yet."""
-    platform = Platform.open(server_directory / tmp_path_factory.mktemp("home").name)
+@pytest.fixture(scope="module")
+def own(server_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    """An instance with servers of its own. A test that needs it up calls `up`, which costs nothing when it is."""
+    platform = Platform.open(server_directory / tmp_path_factory.mktemp("own").name)
+    platform.up(Options(port_offset=free_offset(18_000), services=("psp",)))
     yield platform
     platform.down()
+
+
+@pytest.fixture
+def alone(server_directory: Path, postgres_server: str, redis_server: str) -> Iterator[tuple[Platform, Options]]:
+    """An instance on the session's servers that is not started yet, and how to start it."""
+    platform = Platform.open(server_directory / f"alone-{secrets.token_hex(4)}")
+    yield platform, Options(free_offset(19_500), ("psp",), postgres_url=postgres_server, redis_url=redis_server)
+    platform.down()
+    asyncio.run(drop_databases(postgres_server, platform.database_urls.values()))
 
 
 def processes(platform: Platform) -> list[Identity]:
@@ -124,58 +137,54 @@ def test_what_was_not_started_is_not_found(whole: Platform) -> None:
         whole.pid("postgres")
 
 
-async def test_an_instance_of_its_own_keeps_its_data_ports_and_passwords_and_leaves_no_process(alone: Platform) -> None:
-    offset = free_offset(18_000)
-    assert alone.up(Options(port_offset=offset, services=("psp",)))
-    first, running = alone.state, processes(alone)
+async def test_an_instance_keeps_its_data_ports_and_passwords_and_leaves_no_process(own: Platform) -> None:
+    own.up(PSP_ONLY)
+    first, running = own.state, processes(own)
     assert len(running) == 4
-    assert alone.home.state.stat().st_mode & 0o777 == 0o600
-    connection = await asyncpg.connect(alone.database_urls["psp"])
+    assert own.home.state.stat().st_mode & 0o777 == 0o600
+    connection = await asyncpg.connect(own.database_urls["psp"])
     await connection.execute("CREATE TABLE keepsake ()")
     await connection.close()
 
-    assert alone.down()
+    assert own.down()
     assert not any(map(is_alive, running))
-    assert not alone.down(), "nothing is left to stop"
+    assert not own.down(), "nothing is left to stop"
 
-    assert alone.up(PSP_ONLY)
-    assert alone.state.kept == first.kept
-    connection = await asyncpg.connect(alone.database_urls["psp"])
+    assert own.up(PSP_ONLY)
+    assert own.state.kept == first.kept
+    connection = await asyncpg.connect(own.database_urls["psp"])
     assert await connection.fetchval("SELECT to_regclass('keepsake') IS NOT NULL")
     await connection.close()
 
 
-def test_two_instances_run_side_by_side(alone: Platform, server_directory: Path) -> None:
-    other = Platform.open(server_directory / "beside")
-    try:
-        for platform, offset in ((alone, free_offset(16_000)), (other, free_offset(17_500))):
-            platform.up(Options(port_offset=offset, services=("psp",)))
-        assert take(alone, CLOCK).servers == take(other, CLOCK).servers == {"postgres": "ours", "redis": "ours"}
-        assert not set(processes(alone)) & set(processes(other))
-        alone.down()
-        assert all(map(is_alive, processes(other)))
-    finally:
-        other.down()
+def test_two_instances_run_side_by_side(own: Platform, alone: tuple[Platform, Options]) -> None:
+    other, options = alone
+    own.up(PSP_ONLY)
+    assert other.up(options)
+    assert take(own, CLOCK).servers == {"postgres": "ours", "redis": "ours"}
+    assert take(other, CLOCK).servers == {"postgres": "given", "redis": "given"}
+    other.down()
+    assert all(map(is_alive, processes(own)))
+    assert httpx.get(f"{own.urls['psp']}/readyz").status_code == 200
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal")
-def test_nothing_outlives_a_supervisor_that_is_killed_and_the_next_start_works(alone: Platform) -> None:
-    offset = free_offset(18_500)
-    alone.up(Options(port_offset=offset, services=("psp",)))
-    running = processes(alone)
+def test_nothing_outlives_a_supervisor_that_is_killed_and_the_next_start_works(own: Platform) -> None:
+    own.up(PSP_ONLY)
+    running = processes(own)
     os.kill(running[0].pid, signal.SIGKILL)
     assert gone(running, CLOCK, seconds=15) == []
-    assert take(alone, CLOCK).phase == "crashed"
-    assert alone.up(PSP_ONLY)
-    assert take(alone, CLOCK).phase == "up"
+    assert take(own, CLOCK).phase == "crashed"
+    assert own.up(PSP_ONLY)
+    assert take(own, CLOCK).phase == "up"
 
 
-def test_servers_that_die_come_back_with_their_data(alone: Platform) -> None:
-    alone.up(Options(port_offset=free_offset(19_000), services=("psp",)))
+def test_servers_that_die_come_back_with_their_data(own: Platform) -> None:
+    own.up(PSP_ONLY)
     for name in ("redis", "postgres"):
-        killed = alone.kill(name)
-        alone.wait_ready(name, not_pid=killed)
-    ready = f"{alone.urls['psp']}/readyz"
+        killed = own.kill(name)
+        own.wait_ready(name, not_pid=killed)
+    ready = f"{own.urls['psp']}/readyz"
     assert wait_until(lambda: httpx.get(ready).status_code == 200, CLOCK, seconds=15)
 
 
@@ -202,15 +211,16 @@ def test_down_ends_what_a_dead_supervisor_left_and_nobody_else(tmp_path: Path) -
             process.wait()
 
 
-def test_a_tethered_instance_ends_with_its_starter(alone: Platform, postgres_server: str, redis_server: str) -> None:
-    options = Options(free_offset(19_500), ("psp",), postgres_url=postgres_server, redis_url=redis_server)
+def test_a_tethered_instance_ends_with_its_starter(alone: tuple[Platform, Options]) -> None:
+    platform, options = alone
+    fields = {name: getattr(options, name) for name in ("port_offset", "services", "postgres_url", "redis_url")}
     starter = f"""
 import signal
 from pathlib import Path
 from dockyard.local.options import Options
 from dockyard.local.platform import Platform
-platform = Platform.open(Path({str(alone.home.path)!r}))
-platform.up({_source(options)}, tethered=True)
+platform = Platform.open(Path({str(platform.home.path)!r}))
+platform.up(Options(**{fields!r}), tethered=True)
 print("up", flush=True)
 signal.pause()
 """
@@ -218,31 +228,17 @@ signal.pause()
     assert process.stdout is not None
     with process.stdout:
         assert process.stdout.readline() == b"up\n"
-    running = processes(alone)
+    running = processes(platform)
     process.kill()
     process.wait()
     assert gone(running, CLOCK, seconds=15) == []
-    assert wait_until(lambda: alone.state.phase == "down", CLOCK, seconds=5)
+    assert wait_until(lambda: platform.state.phase == "down", CLOCK, seconds=5)
 
 
-def _source(options: Options) -> str:
-    fields = {name: getattr(options, name) for name in ("port_offset", "services", "postgres_url", "redis_url")}
-    return f"Options(**{fields!r})"
-
-
-def test_a_service_that_cannot_start_fails_the_start_and_leaves_nothing(
-    alone: Platform, postgres_server: str, redis_server: str
-) -> None:
-    offset = free_offset(20_000)
-    options = Options(
-        offset,
-        ("psp", "shipping"),
-        postgres_url=postgres_server,
-        redis_url=redis_server,
-        environ={"shipping": {"DOCKYARD_SHIPPING_COLOUR": "blue"}},
-    )
-    with pytest.raises(EnvironmentProblem, match="DOCKYARD_SHIPPING_COLOUR is not a setting of this service"):
-        alone.up(options)
-    assert alone.state.phase == "down"
-    assert alone.state.running == {}
-    assert all(is_free(port) for name in ("psp", "shipping") for port in alone.services[name].ports)
+def test_a_service_that_cannot_start_fails_the_start_and_leaves_nothing(alone: tuple[Platform, Options]) -> None:
+    platform, options = alone
+    with pytest.raises(EnvironmentProblem, match="DOCKYARD_PSP_COLOUR is not a setting of this service"):
+        platform.up(replace(options, environ={"psp": {"DOCKYARD_PSP_COLOUR": "blue"}}))
+    assert platform.state.phase == "down"
+    assert platform.state.running == {}
+    assert all(is_free(port) for port in platform.services["psp"].ports)
