@@ -115,9 +115,7 @@ class Demonstration:
         await self._place_all()
         seconds = self._clock.monotonic() - began
         self._progress(self._orders, self._orders, "auditing")
-        report = await audit_databases(
-            self._platform.database_urls, self._clock, SETTLE_SECONDS, lambda said: self._tell(said)
-        )
+        report = await audit_databases(self._platform.database_urls, self._clock, SETTLE_SECONDS, self._tell)
         return Story(self._tally, tuple(self._killed), await self._timeline(addresses["order"]), report, seconds)
 
     async def _place_all(self) -> None:

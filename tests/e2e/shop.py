@@ -1,6 +1,6 @@
 """A small shop on a real platform: something to sell, somebody who carries it, and the requests that tests make."""
 
-import uuid
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +19,8 @@ REQUEST_SECONDS = 40.0
 SEEN_SECONDS = 20.0
 
 
-def fresh_key() -> str:
-    return f"test-{uuid.uuid4()}"
+def fresh_key(prefix: str = "test") -> str:
+    return f"{prefix}-{secrets.token_hex(8)}"
 
 
 @dataclass(slots=True)

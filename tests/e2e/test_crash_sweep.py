@@ -1,4 +1,4 @@
-"""The order service is killed at every durable write and every call of a saga; the end is always the undisturbed one."""
+"""The order service is killed at every durable write and every call of a saga: the end is the undisturbed one."""
 
 import os
 import signal
@@ -138,12 +138,16 @@ async def traces_left(platform: Platform, order_id: str) -> dict[str, Any]:
         "payment": ("payment", "SELECT status, amount_minor FROM payments WHERE transaction_id = $1"),
         "ledger": (
             "payment",
-            "SELECT account, postings.amount_minor, memo FROM postings JOIN payments USING (payment_id)"
-            " WHERE transaction_id = $1 ORDER BY posting_id",
+            """
+            SELECT account, postings.amount_minor, memo FROM postings JOIN payments USING (payment_id)
+             WHERE transaction_id = $1 ORDER BY posting_id
+            """,
         ),
         "shipment": ("shipping", "SELECT status, zone, parcels FROM shipments WHERE transaction_id = $1"),
     }
-    left = {name: await _rows(platform, service, query, order_id) for name, (service, query) in queries.items()}
+    left: dict[str, Any] = {
+        name: await _rows(platform, service, query, order_id) for name, (service, query) in queries.items()
+    }
     payments = await _rows(platform, "payment", "SELECT payment_id FROM payments WHERE transaction_id = $1", order_id)
     charges = "SELECT amount_minor, refunded_minor FROM charges WHERE reference = $1"
     left["charges"] = [await _rows(platform, "psp", charges, payment_id) for (payment_id,) in payments]

@@ -1,6 +1,5 @@
 """What a customer sees over REST: keys, waits, errors, history, pages, cancellation, shipping."""
 
-import uuid
 from collections.abc import Mapping
 
 import httpx
@@ -57,7 +56,7 @@ def test_a_refused_order_says_why_and_keeps_no_stock(shop: Shop, wish: Mapping[s
 
 @pytest.mark.parametrize("card", ["tok_flaky", "tok_lost_response", "tok_slow", "tok_rate_limited"])
 def test_a_difficult_processor_is_outlasted_and_charges_once(shop: Shop, card: str) -> None:
-    customer = f"patient-{uuid.uuid4()}"
+    customer = fresh_key("patient")
     order = shop.place(card=card, customer=customer).json()
     assert order["status"] == "confirmed"
     postings = shop.get("payment", f"/v1/accounts/{customer}/postings").json()["postings"]
@@ -124,7 +123,7 @@ def test_history_tells_every_event_and_as_of_goes_back_in_time(shop: Shop) -> No
 
 
 def test_a_customers_orders_come_in_pages_newest_first(shop: Shop) -> None:
-    customer = f"pager-{uuid.uuid4()}"
+    customer = fresh_key("pager")
     placed = [shop.place(customer=customer).json()["order_id"] for _ in range(5)]
     shop.eventually(placed[-1], "confirmed")
     found: list[str] = []
@@ -147,7 +146,7 @@ def test_the_timeline_tells_what_each_service_did(shop: Shop) -> None:
 
 
 def test_a_confirmed_order_can_be_cancelled_and_everything_is_given_back(shop: Shop) -> None:
-    customer = f"fickle-{uuid.uuid4()}"
+    customer = fresh_key("fickle")
     order = shop.place(customer=customer).json()
     response = shop.post("order", f"/v1/orders/{order['order_id']}/cancel", {"reason": "too late"}, prefer="wait=20")
     cancelled = response.json()
