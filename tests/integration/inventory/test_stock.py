@@ -1,0 +1,123 @@
+"""Inventory's handlers on a real database: once for each key, all lines or none, nobody's refusal is his neighbour's."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest_asyncio
+
+import services.inventory
+from libs.kernel.errors import DockyardError, Mismatch, Refused
+from libs.kernel.money import Money
+from libs.runtime.batching import Batcher
+from libs.runtime.clock import Ids, SystemClock
+from libs.runtime.database import Database
+from libs.tcc.barrier import Entry, Key, Operation
+from services.inventory.adapters.units import PostgresUnits
+from services.inventory.domain import Line, new_product
+from services.inventory.handlers import Command, CreateProducts, Deduct, Done, InventoryHandlers, Restock, batch_key
+from tests.conftest import MakeDatabase
+
+MIGRATIONS = Path(services.inventory.__path__[0]) / "migrations"
+
+
+class Store:
+    def __init__(self, url: str, handlers: InventoryHandlers) -> None:
+        self.url = url
+        self.handlers = handlers
+
+    async def execute(self, *commands: Command) -> list[Done | DockyardError]:
+        return list(await self.handlers.execute(commands))
+
+    async def stock(self, sku: str) -> tuple[int, int]:
+        connection = await asyncpg.connect(self.url)
+        row = await connection.fetchrow("SELECT on_hand, sold FROM products WHERE sku = $1", sku)
+        await connection.close()
+        return (row["on_hand"], row["sold"])
+
+
+@pytest_asyncio.fixture
+async def store(make_database: MakeDatabase) -> AsyncIterator[Store]:
+    url = await make_database("inventory", MIGRATIONS)
+    database = Database.open(url, 8, "test")
+    clock = SystemClock()
+    store = Store(url, InventoryHandlers(PostgresUnits(database, clock, Ids(clock))))
+    products = [new_product(sku, sku, Money(100, "EUR"), count) for sku, count in {"lamp": 10, "rope": 1}.items()]
+    key = Key("key:create", "create-products", Operation.DO)
+    await store.execute(Command(Entry(key, b"create"), CreateProducts(tuple(products))))
+    yield store
+    await database.close()
+
+
+def deduct(transaction_id: str, fingerprint: bytes = b"do", **lines: int) -> Command:
+    key = Key(transaction_id, "deduct-stock", Operation.DO)
+    return Command(Entry(key, fingerprint), Deduct(tuple(Line(sku, count) for sku, count in lines.items())))
+
+
+def restock(transaction_id: str) -> Command:
+    return Command(Entry(Key(transaction_id, "deduct-stock", Operation.UNDO), b""), Restock())
+
+
+def codes(outcomes: list[Done | DockyardError]) -> list[str]:
+    return [outcome.code if isinstance(outcome, DockyardError) else "done" for outcome in outcomes]
+
+
+async def test_a_repeated_deduction_takes_once_and_answers_the_same(store: Store) -> None:
+    first = await store.execute(deduct("t1", lamp=2))
+    again = await store.execute(deduct("t1", lamp=2))
+    assert first == again == [Done(lines=(Line("lamp", 2),))]
+    assert await store.stock("lamp") == (8, 2)
+
+
+async def test_a_refusal_in_a_batch_is_its_own_and_stays(store: Store) -> None:
+    outcomes = await store.execute(deduct("t1", lamp=2), deduct("t2", lamp=1, rope=2), deduct("t3", rope=1))
+    assert codes(outcomes) == ["done", "out-of-stock", "done"]
+    assert (await store.stock("lamp"), await store.stock("rope")) == ((8, 2), (0, 1))
+    await store.execute(restock("t3"))
+    assert codes(await store.execute(deduct("t2", lamp=1, rope=2))) == ["out-of-stock"]
+
+
+async def test_within_a_batch_the_first_to_ask_gets_the_last_one(store: Store) -> None:
+    assert codes(await store.execute(deduct("t1", rope=1), deduct("t2", rope=1))) == ["done", "out-of-stock"]
+
+
+async def test_a_restock_gives_back_once_what_was_taken(store: Store) -> None:
+    await store.execute(deduct("t1", lamp=2))
+    assert await store.execute(restock("t1")) == await store.execute(restock("t1")) == [Done(lines=(Line("lamp", 2),))]
+    assert await store.stock("lamp") == (10, 0)
+
+
+async def test_an_undo_that_comes_first_wins(store: Store) -> None:
+    assert await store.execute(restock("t1")) == [Done()]
+    assert codes(await store.execute(deduct("t1", lamp=2))) == ["undone-before-done"]
+    assert await store.stock("lamp") == (10, 0)
+
+
+async def test_the_undo_of_a_refused_do_gives_nothing_back(store: Store) -> None:
+    await store.execute(deduct("t1", rope=2))
+    assert await store.execute(restock("t1")) == [Done()]
+    assert await store.stock("rope") == (1, 0)
+
+
+async def test_a_key_with_another_request_is_a_mismatch(store: Store) -> None:
+    await store.execute(deduct("t1", b"two lamps", lamp=2))
+    (outcome,) = await store.execute(deduct("t1", b"three lamps", lamp=3))
+    assert isinstance(outcome, Mismatch)
+
+
+async def test_two_hundred_customers_at_once_never_sell_what_is_not_there(store: Store) -> None:
+    batcher: Batcher[Command, Done] = Batcher("test", store.handlers.execute, in_flight_max=4, key=batch_key)
+
+    async def buy(number: int) -> bool:
+        wanted = deduct(f"t{number}", lamp=1, rope=1) if number % 2 else deduct(f"t{number}", lamp=1)
+        try:
+            await batcher.submit(wanted)
+        except Refused:
+            return False
+        return True
+
+    sold = sum(await asyncio.gather(*(buy(number) for number in range(200))))
+    assert sold <= 10
+    on_hand, gone = await store.stock("lamp")
+    assert (on_hand + gone, gone) == (10, sold)
