@@ -1,31 +1,33 @@
 """How the simulated card processor misbehaves: by card token, the way the real ones' test cards do."""
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from libs.kernel.errors import Invalid
+from libs.kernel.errors import DockyardError, Invalid, Mismatch, NotFound, Refused
 
 # How many tries of one key fail before tok_flaky and tok_rate_limited give in.
-FLAKY_TRIES = 2
+FAILING_TRIES = 2
 
 
 class Conduct(StrEnum):
     """What happens to a try."""
 
     CHARGE = "charge"
-    DECLINE = "decline"
-    FAIL = "fail"
-    RATE_LIMIT = "rate-limit"
     CHARGE_SLOWLY = "charge-slowly"
     CHARGE_AND_HANG_UP = "charge-and-hang-up"
+    DECLINE = "decline"
+    FAIL = "fail"
+    HANG_UP = "hang-up"
+    RATE_LIMIT = "rate-limit"
 
 
 DECLINES: Mapping[str, tuple[str, str]] = {
     "tok_declined": ("card-declined", "the issuer declined the card"),
     "tok_insufficient": ("insufficient-funds", "there is not enough money on the card"),
 }
-TOKENS = frozenset({"tok_ok", "tok_slow", "tok_flaky", "tok_lost_response", "tok_rate_limited", *DECLINES})
+UNKNOWN_CARD = "unknown-card"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +58,56 @@ class RefundRequest:
     amount_minor: int
 
 
-def conduct(token: str, tries: int) -> Conduct:
-    """What happens to the try after `tries` earlier ones of the same key. Raises Invalid for an unknown token."""
+@dataclass(frozen=True, slots=True)
+class Refund:
+    key: str
+    charge_id: str
+    amount_minor: int
+
+
+def conduct(token: str, key: str, tries: int) -> Conduct:
+    """What happens to a try of `key` after `tries` earlier ones. Raises Invalid for a card that does not exist."""
     if token in DECLINES:
         return Conduct.DECLINE
+    first, failing = tries == 0, tries < FAILING_TRIES
     match token:
         case "tok_ok":
             return Conduct.CHARGE
         case "tok_slow":
-            return Conduct.CHARGE_SLOWLY
-        case "tok_flaky":
-            return Conduct.FAIL if tries < FLAKY_TRIES else Conduct.CHARGE
-        case "tok_rate_limited":
-            return Conduct.RATE_LIMIT if tries < FLAKY_TRIES else Conduct.CHARGE
+            # Only the first: a repeat asks for an answer that is there by then.
+            return Conduct.CHARGE_SLOWLY if first else Conduct.CHARGE
         case "tok_lost_response":
-            return Conduct.CHARGE_AND_HANG_UP if tries == 0 else Conduct.CHARGE
+            return Conduct.CHARGE_AND_HANG_UP if first else Conduct.CHARGE
+        case "tok_flaky":
+            return _failure(key, tries) if failing else Conduct.CHARGE
+        case "tok_rate_limited":
+            return Conduct.RATE_LIMIT if failing else Conduct.CHARGE
         case _:
-            raise Invalid(f"there is no card {token[:64]!r}", code="unknown-card")
+            raise Invalid(f"there is no card {token[:64]!r}", code=UNKNOWN_CARD)
+
+
+def _failure(key: str, tries: int) -> Conduct:
+    """An honest 503 or a dropped connection; the same key always fares the same."""
+    return Conduct.FAIL if zlib.crc32(f"{key}/{tries}".encode()) % 2 else Conduct.HANG_UP
+
+
+def charge_outcome(request: ChargeRequest, kept: Charge) -> Charge | DockyardError:
+    """What a key's charge answers to this request under the same key."""
+    if (kept.reference, kept.amount_minor, kept.currency) != (
+        request.reference,
+        request.amount_minor,
+        request.currency,
+    ):
+        return Mismatch("this Idempotency-Key charged something else before")
+    return kept
+
+
+def refund_outcome(request: RefundRequest, kept: Refund | None, charge_exists: bool) -> Refund | DockyardError:
+    """What a key's refund, if there is one, answers to this request under the same key."""
+    if kept is None:
+        if not charge_exists:
+            return NotFound(f"there is no charge {request.charge_id}")
+        return Refused("there is not that much left to refund", code="refund-too-large")
+    if (kept.charge_id, kept.amount_minor) != (request.charge_id, request.amount_minor):
+        return Mismatch("this Idempotency-Key refunded something else before")
+    return kept

@@ -1,5 +1,6 @@
 """The simulated card processor's process: the only file that knows all of it."""
 
+import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,23 +13,26 @@ from libs.runtime.http_edge import create_app
 from libs.runtime.serve import Entrances, Process, main
 from services.psp.adapters.memory import ChargeMemory
 from services.psp.config import PREFIX, PspSettings
-from services.psp.domain import Charge, ChargeRequest, RefundRequest
+from services.psp.domain import Charge, ChargeRequest, Refund, RefundRequest
 from services.psp.entrypoints.http import Desk, router
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+# What the HTTP server says of an answer that is never given: here that is no mistake.
+HUNG_UP = "ASGI callable returned without completing response."
 
 
 @asynccontextmanager
 async def build(settings: PspSettings) -> AsyncIterator[Entrances]:
     """Opens what the card processor needs, wires it, and closes it again."""
     clock = SystemClock()
+    logging.getLogger("uvicorn.error").addFilter(lambda record: record.msg != HUNG_UP)
     async with AsyncExitStack() as closing:
         database = Database.open(settings.database_url, settings.database_pool_size, "dockyard-psp")
         closing.push_async_callback(database.close)
         await database.check_schema(MIGRATIONS)
         memory = ChargeMemory(database, Ids(clock))
         charging: Batcher[ChargeRequest, Charge] = Batcher("charges", memory.charge, key=lambda one: one.key)
-        refunding: Batcher[RefundRequest, str] = Batcher("refunds", memory.refund, key=lambda one: one.charge_id)
+        refunding: Batcher[RefundRequest, Refund] = Batcher("refunds", memory.refund, key=lambda one: one.charge_id)
         desk = Desk(charging, refunding, memory, clock, settings.slow_seconds)
         yield Entrances(
             app=create_app("psp", "A card processor that misbehaves on demand.", router(desk), [database.ping]),

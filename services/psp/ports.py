@@ -6,10 +6,10 @@ from services.psp.domain import Charge
 
 
 class Queries(Protocol):
-    async def by_reference(self, reference: str) -> list[Charge]:
-        """Every charge under the merchant's own reference, oldest first."""
+    async def page(self, reference: str, after: str, limit: int) -> tuple[list[Charge], str]:
+        """Charges by id, all or those under a merchant's reference, and the key of the next page; "" at the end."""
         ...
 
-    async def page(self, after: str, limit: int) -> tuple[list[Charge], str]:
-        """Charges by id, and the key of the next page; "" at the end."""
+    async def by_key(self, key: str) -> list[Charge]:
+        """The charge under this Idempotency-Key, if there is one."""
         ...
