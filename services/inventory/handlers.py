@@ -9,7 +9,7 @@ from libs.kernel.errors import DockyardError, Mismatch, NotFound, Refused
 from libs.tcc.barrier import Claim, Empty, Entry, First, Replay, Suspended, Unfinished
 from libs.tcc.barrier import Mismatch as OtherRequest
 from services.inventory.domain import Line, Product, deduct, receive, restock
-from services.inventory.ports import Deduction, Unit, Units
+from services.inventory.ports import Deduction, Listing, Unit, Units
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class Restock:
 @dataclass(frozen=True, slots=True)
 class CreateProducts:
     products: tuple[Product, ...]
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ async def _work(
     before = dict(stock)
     answers: list[Answer | DockyardError] = []
     deductions = []
-    created: list[Product] = []
+    created: dict[str, Listing] = {}
     for command in work:
         changed, done = list[Product](), Done()
         try:
@@ -113,9 +114,11 @@ async def _work(
                     lines = deduction.lines if deduction else ()
                     changed = restock(stock, lines)
                     done = Done(lines=lines)
-                case CreateProducts(products=products):
+                case CreateProducts(products=products, traceparent=traceparent):
                     changed = []
-                    created.extend(product for product in products if product.sku not in stock)
+                    for product in products:
+                        if product.sku not in stock:
+                            created.setdefault(product.sku, Listing(product, traceparent))
                     done = Done(skus=tuple(product.sku for product in products))
                 case ReceiveStock(sku=sku, quantity=quantity):
                     changed = [receive(_existing(stock, sku), quantity)]
@@ -129,7 +132,7 @@ async def _work(
         stock.update((product.sku, product) for product in changed)
         answers.append(Answer(done=done))
     await unit.products.save_stock([product for sku, product in stock.items() if before[sku] is not product])
-    await unit.products.add(created)
+    await unit.products.add(list(created.values()))
     await unit.deductions.add(deductions)
     return answers
 

@@ -17,6 +17,14 @@ class Deduction:
     lines: tuple[Line, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A new product, and the trace in which it was asked for."""
+
+    product: Product
+    traceparent: str
+
+
 class Products(Protocol):
     async def lock(self, skus: Collection[str]) -> Mapping[str, Product]:
         """Those of these products that exist, held until the transaction ends; in order: nobody waits in a circle."""
@@ -26,7 +34,7 @@ class Products(Protocol):
         """Keeps the stock of products that were locked."""
         ...
 
-    async def add(self, products: Sequence[Product]) -> None:
+    async def add(self, listings: Sequence[Listing]) -> None:
         """Adds new products and announces them; those whose sku exists are left alone."""
         ...
 

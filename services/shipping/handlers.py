@@ -38,6 +38,7 @@ class Cancel:
 class Dispatch:
     shipment_id: str
     at: datetime
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +187,7 @@ async def _dispatch_one(unit: Unit, effect: Dispatch) -> Answer | DockyardError:
     if shipment.status not in {"released", "dispatched"}:
         return Conflict(f"the shipment is {shipment.status}; its order must be confirmed first", code="not-released")
     if shipment.status == "released":
-        await unit.shipping.dispatch(shipment, effect.at)
+        await unit.shipping.dispatch(shipment, effect.at, effect.traceparent)
     return Answer(Done(shipment.shipment_id, shipment.place.carrier_id, shipment.place.ship_date.isoformat()))
 
 

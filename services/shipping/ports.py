@@ -44,8 +44,8 @@ class Shipping(Protocol):
 
     async def lock_shipment(self, shipment_id: str) -> Shipment | None: ...
 
-    async def dispatch(self, shipment: Shipment, at: datetime) -> None:
-        """Marks it as gone and announces it."""
+    async def dispatch(self, shipment: Shipment, at: datetime, traceparent: str) -> None:
+        """Marks it as gone and announces it, in the trace of who asked."""
         ...
 
     async def create_carrier(self, carrier_id: str, name: str, services: Sequence[Service]) -> None:

@@ -15,11 +15,10 @@ from libs.runtime.clock import Clock, Ids
 from libs.runtime.database import Database
 from libs.runtime.sql import bigints, texts
 from libs.tcc.postgres_barrier import PostgresBarrier
-from libs.telemetry.tracing import current_traceparent
 from proto.events.v1 import events_pb2
 from proto.kernel.v1 import kernel_pb2
 from services.inventory.domain import Line, Product
-from services.inventory.ports import Deduction
+from services.inventory.ports import Deduction, Listing
 
 CATALOGUE_TOPIC = "catalogue"
 SOURCE = "/services/inventory"
@@ -99,9 +98,10 @@ class PostgresProducts:
                 },
             )
 
-    async def add(self, products: Sequence[Product]) -> None:
-        if not products:
+    async def add(self, listings: Sequence[Listing]) -> None:
+        if not listings:
             return
+        products = [listing.product for listing in listings]
         rows = await self._connection.execute(
             ADD,
             {
@@ -114,10 +114,11 @@ class PostgresProducts:
             },
         )
         added = set(rows.scalars())
-        listed = {product.sku: product for product in reversed(products) if product.sku in added}
-        await Outbox(self._connection).add([self._listed(product) for product in listed.values()])
+        listed = [self._listed(listing) for listing in listings if listing.product.sku in added]
+        await Outbox(self._connection).add(listed)
 
-    def _listed(self, product: Product) -> OutgoingEvent:
+    def _listed(self, listing: Listing) -> OutgoingEvent:
+        product = listing.product
         message = events_pb2.ProductListed(
             sku=product.sku,
             name=product.name,
@@ -131,7 +132,7 @@ class PostgresProducts:
             source=SOURCE,
             subject=product.sku,
             time=self._clock.now(),
-            traceparent=current_traceparent(),
+            traceparent=listing.traceparent,
             data=message.SerializeToString(),
         )
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from libs.runtime.batching import Batcher
 from libs.tcc.barrier import Entry, Key, Operation
+from libs.telemetry.tracing import current_traceparent
 from services.inventory.domain import Line, Product, checked
 from services.inventory.handlers import Command, CreateProducts, Deduct, Done, ReceiveStock, Restock
 from services.inventory.ports import Queries
@@ -29,7 +30,7 @@ class Desk:
 
     async def create(self, key: str, products: Sequence[Product]) -> Done:
         asked = ",".join(f"{one.sku}:{one.name}:{one.price}:{one.on_hand}" for one in products)
-        effect = CreateProducts(tuple(products))
+        effect = CreateProducts(tuple(products), current_traceparent())
         return await self._submit(Key(f"key:{key}", "create-products", Operation.DO), asked, effect)
 
     async def receive(self, key: str, sku: str, quantity: int) -> Done:

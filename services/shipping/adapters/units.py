@@ -15,7 +15,6 @@ from libs.runtime.clock import Ids
 from libs.runtime.database import Database
 from libs.runtime.sql import dates, instants, integers, texts
 from libs.tcc.postgres_barrier import PostgresBarrier
-from libs.telemetry.tracing import current_traceparent
 from proto.events.v1 import events_pb2
 from services.shipping.domain import Day, Place, Service
 from services.shipping.ports import Shipment
@@ -182,7 +181,7 @@ class PostgresShipping:
         row = (await self._connection.execute(LOCK_SHIPMENT, {"shipment_id": shipment_id})).one_or_none()
         return _shipment(*row) if row is not None else None
 
-    async def dispatch(self, shipment: Shipment, at: datetime) -> None:
+    async def dispatch(self, shipment: Shipment, at: datetime, traceparent: str) -> None:
         await self._connection.execute(DISPATCH, {"shipment_id": shipment.shipment_id})
         stamp = Timestamp()
         stamp.FromDatetime(at)
@@ -200,7 +199,7 @@ class PostgresShipping:
             source=SOURCE,
             subject=shipment.transaction_id,
             time=at,
-            traceparent=current_traceparent(),
+            traceparent=traceparent,
             data=message.SerializeToString(),
         )
         await Outbox(self._connection).add([event])

@@ -9,6 +9,7 @@ from libs.kernel.errors import Invalid
 from libs.runtime.batching import Batcher
 from libs.runtime.clock import Clock, Ids
 from libs.tcc.barrier import Entry, Key, Operation
+from libs.telemetry.tracing import current_traceparent
 from services.shipping.domain import PARCELS_PER_DAY_MAX, Service, checked_parcels
 from services.shipping.handlers import Address, Book, Cancel, Command, CreateCarrier, Dispatch, Done
 from services.shipping.ports import Queries
@@ -37,7 +38,7 @@ class Desk:
         return await self._submit(Key(transaction_id, step, Operation.UNDO), b"", Cancel())
 
     async def dispatch(self, key: str, shipment_id: str) -> Done:
-        effect = Dispatch(shipment_id, self._clock.now())
+        effect = Dispatch(shipment_id, self._clock.now(), current_traceparent())
         return await self._submit(Key(f"key:{key}", "dispatch", Operation.DO), shipment_id.encode(), effect)
 
     async def create_carrier(self, key: str, carrier_id: str, name: str, services: Sequence[Service]) -> Done:
