@@ -1,4 +1,4 @@
-"""Inventory's handlers on a real database: once for each key, all lines or none, nobody's refusal is his neighbour's."""
+"""Inventory's handlers on a real database: once for each key, all lines or none, a refusal is nobody else's."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -12,7 +12,7 @@ TIDE = Service("tide", "DE", 2)
 
 
 def test_a_parcel_leaves_tomorrow_at_the_earliest() -> None:
-    assert DAYS == [date(2026, 2, 1), date(2026, 2, 2), date(2026, 2, 3)]
+    assert [date(2026, 2, 1), date(2026, 2, 2), date(2026, 2, 3)] == DAYS
 
 
 def test_the_earliest_day_wins_then_the_first_carrier() -> None:
