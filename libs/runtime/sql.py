@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import BigInteger, BindParameter, Date, Integer, LargeBinary, Text, bindparam
+from sqlalchemy import BigInteger, BindParameter, Boolean, Date, Integer, LargeBinary, Text, bindparam
 from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
 
 Parameters = list[BindParameter[Any]]
@@ -22,6 +22,10 @@ def bigints(*names: str) -> Parameters:
 
 def binaries(*names: str) -> Parameters:
     return [bindparam(name, type_=ARRAY(LargeBinary)) for name in names]
+
+
+def booleans(*names: str) -> Parameters:
+    return [bindparam(name, type_=ARRAY(Boolean)) for name in names]
 
 
 def instants(*names: str) -> Parameters:

@@ -10,6 +10,9 @@ from libs.kernel.errors import Invalid
 from libs.kernel.money import Money
 
 TEXT_LETTERS_MAX = 64
+# An Idempotency-Key of 255 characters behind its prefix.
+TRANSACTION_LETTERS_MAX = 260
+NAME_LETTERS_MAX = 200
 MERCHANT = "merchant"
 
 
@@ -22,7 +25,8 @@ class Status(StrEnum):
 
 
 TRANSITIONS: Mapping[Status, frozenset[Status]] = {
-    Status.CHARGING: frozenset({Status.CHARGED, Status.DECLINED}),
+    # Straight to refunding when the money was wanted back before it was known to be there.
+    Status.CHARGING: frozenset({Status.CHARGED, Status.DECLINED, Status.REFUNDING}),
     Status.CHARGED: frozenset({Status.REFUNDING}),
     Status.REFUNDING: frozenset({Status.REFUNDED}),
     Status.DECLINED: frozenset(),
@@ -32,6 +36,8 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
 
 @dataclass(frozen=True, slots=True)
 class Payment:
+    """`refund_wanted`: somebody asked for the money back while it was not known whether it had been taken."""
+
     payment_id: str
     transaction_id: str
     step: str
@@ -42,6 +48,7 @@ class Payment:
     created_at: datetime
     decline_code: str = ""
     processor_reference: str = ""
+    refund_wanted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +89,15 @@ def checked(payment: Payment) -> Payment:
     if payment.amount.minor_units <= 0:
         raise Invalid("the amount is more than nothing")
     for name in ("account_id", "card_token"):
-        if not 1 <= len(getattr(payment, name)) <= TEXT_LETTERS_MAX:
-            raise Invalid(f"{name} has 1 to {TEXT_LETTERS_MAX} characters")
+        check_text(name, getattr(payment, name))
     return payment
+
+
+def check_text(name: str, value: str, letters_max: int = TEXT_LETTERS_MAX) -> str:
+    """The value, if it is short and readable. Raises Invalid."""
+    if not 1 <= len(value) <= letters_max or not value.isprintable():
+        raise Invalid(f"{name} has 1 to {letters_max} readable characters")
+    return value
 
 
 def moved(payment: Payment, status: Status) -> Payment:
@@ -93,12 +106,24 @@ def moved(payment: Payment, status: Status) -> Payment:
     return replace(payment, status=status)
 
 
+def wanted_back(payment: Payment) -> Payment:
+    """The payment once its refund was asked for; a declined one holds no money and stays as it is."""
+    match payment.status:
+        case Status.CHARGING:
+            return replace(payment, refund_wanted=True)
+        case Status.CHARGED:
+            return moved(payment, Status.REFUNDING)
+        case _:
+            return payment
+
+
 def judged(payment: Payment, verdict: Verdict) -> tuple[Payment, Entry | None]:
     """What the processor's verdict makes of the payment and adds to the ledger."""
     match verdict:
         case Charged(reference=reference):
-            charged = replace(moved(payment, Status.CHARGED), processor_reference=reference)
-            return charged, _entry(payment, "charge", debit=_customer(payment), credit=MERCHANT)
+            after = moved(payment, Status.REFUNDING if payment.refund_wanted else Status.CHARGED)
+            entry = _entry(payment, "charge", debit=_customer(payment), credit=MERCHANT)
+            return replace(after, processor_reference=reference), entry
         case Declined(code=code):
             return replace(moved(payment, Status.DECLINED), decline_code=code), None
 

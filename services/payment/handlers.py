@@ -13,7 +13,7 @@ from libs.kernel.errors import DockyardError, Mismatch, Refused
 from libs.kernel.money import Money
 from libs.tcc.barrier import Claim, Empty, Entry, First, Key, Replay, Suspended, Unfinished
 from libs.tcc.barrier import Mismatch as OtherRequest
-from services.payment.domain import Declined, Payment, Status, Verdict, judged, moved, refunded
+from services.payment.domain import Declined, Payment, Status, Verdict, judged, refunded, wanted_back
 from services.payment.domain import Entry as LedgerEntry
 from services.payment.ports import Unit, Units
 
@@ -75,8 +75,19 @@ class Ask:
     payment: Payment
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What becomes of one command: `payment` and `account` are to be written down, the first as `new` or changed."""
+
+    outcome: Answer | Ask | DockyardError
+    payment: Payment | None = None
+    new: bool = False
+    account: OpenAccount | None = None
+
+
 _decode = msgspec.json.Decoder(Answer).decode
 NOTHING_CHARGED = Answer(done=Done())
+NOT_A_CHARGE = Answer(code="not-a-charge", message="what was done under this key charged nobody")
 
 
 class PaymentHandlers:
@@ -96,80 +107,71 @@ class PaymentHandlers:
 
 async def begin(unit: Unit, commands: Sequence[Begin]) -> list[Done | Ask | DockyardError]:
     claims = await unit.barrier.claim([command.entry for command in commands])
-    pairs = [(command.entry.key.transaction_id, command.entry.key.step) for command in commands]
-    known = await unit.payments.lock(
-        [pair for pair, claim in zip(pairs, claims, strict=True) if isinstance(claim, First | Unfinished)]
+    claimed = list(zip(commands, claims, strict=True))
+    known = await unit.payments.lock([batch_key(command) for command, claim in claimed if _has_payment(command, claim)])
+    begun = [_begun(command, claim, known.get(batch_key(command))) for command, claim in claimed]
+    await unit.payments.add([one.payment for one in begun if one.payment and one.new])
+    await unit.payments.save([one.payment for one in begun if one.payment and not one.new])
+    # The last of a batch names the account, as if they had come one by one.
+    await unit.payments.name_accounts({one.account.account_id: one.account.name for one in begun if one.account})
+    await unit.barrier.answer(
+        [
+            (command.entry.key, msgspec.json.encode(one.outcome))
+            for (command, claim), one in zip(claimed, begun, strict=True)
+            if isinstance(one.outcome, Answer) and not isinstance(claim, Replay)
+        ]
     )
-    added = [
-        command.payment
-        for command, claim in zip(commands, claims, strict=True)
-        if isinstance(command, BeginCharge) and isinstance(claim, First)
-    ]
-    await unit.payments.add(added)
-    outcomes = [
-        _begun(command, claim, known.get(pair)) for command, claim, pair in zip(commands, claims, pairs, strict=True)
-    ]
-    for command in commands:
-        if isinstance(command, OpenAccount):
-            await unit.payments.open_account(command.account_id, command.name)
-    await unit.payments.save(_refunding(commands, outcomes))
-    await _keep(unit, commands, claims, outcomes)
-    return [_outcome(outcome) for outcome in outcomes]
+    return [_final(one.outcome) if isinstance(one.outcome, Answer) else one.outcome for one in begun]
 
 
-def _begun(command: Begin, claim: Claim, known: Payment | None) -> Answer | Ask | DockyardError:
+def _has_payment(command: Begin, claim: Claim) -> bool:
+    """Whether an earlier transaction may have written a payment for this effect; a first charge has none."""
+    match command:
+        case BeginCharge():
+            return isinstance(claim, Unfinished)
+        case BeginRefund():
+            return isinstance(claim, First | Unfinished)
+        case OpenAccount():
+            return False
+
+
+def _begun(command: Begin, claim: Claim, known: Payment | None) -> _Begun:
     match claim:
         case Replay(answer=kept):
-            return _decode(kept)
+            return _Begun(_decode(kept))
         case Suspended():
-            return Refused("it was undone before it was done", code="undone-before-done")
+            return _Begun(Refused("it was undone before it was done", code="undone-before-done"))
         case Empty():
-            return NOTHING_CHARGED
+            return _Begun(NOTHING_CHARGED)
         case OtherRequest():
-            return Mismatch("this key was used with a different request; use a new key")
+            return _Begun(Mismatch("this key was used with a different request; use a new key"))
         case First() | Unfinished():
             return _work(command, known)
 
 
-def _work(command: Begin, known: Payment | None) -> Answer | Ask:
+def _work(command: Begin, known: Payment | None) -> _Begun:
     match command:
         case OpenAccount():
-            return Answer(done=Done())
+            return _Begun(Answer(done=Done()), account=command)
         case BeginCharge(payment=payment):
-            return Ask(known or payment)
+            return _Begun(Ask(known)) if known else _Begun(Ask(payment), payment, new=True)
         case BeginRefund():
-            # The do's row exists, so its payment does; a declined one holds no money.
-            assert known is not None, f"{command.entry.key} was claimed by a charge without a payment"
-            if known.status is Status.DECLINED:
-                return NOTHING_CHARGED
-            return Ask(moved(known, Status.REFUNDING) if known.status is Status.CHARGED else known)
+            return _refund(known)
 
 
-def _refunding(commands: Sequence[Begin], outcomes: Sequence[Answer | Ask | DockyardError]) -> list[Payment]:
-    return [
-        outcome.payment
-        for command, outcome in zip(commands, outcomes, strict=True)
-        if isinstance(command, BeginRefund) and isinstance(outcome, Ask) and outcome.payment.status is Status.REFUNDING
-    ]
-
-
-async def _keep(
-    unit: Unit, commands: Sequence[Begin], claims: Sequence[Claim], outcomes: Sequence[Answer | Ask | DockyardError]
-) -> None:
-    """Keeps the answers that needed no processor."""
-    await unit.barrier.answer(
-        [
-            (command.entry.key, msgspec.json.encode(outcome))
-            for command, claim, outcome in zip(commands, claims, outcomes, strict=True)
-            if isinstance(claim, First | Empty | Unfinished) and isinstance(outcome, Answer)
-        ]
-    )
+def _refund(known: Payment | None) -> _Begun:
+    if known is None:
+        return _Begun(NOT_A_CHARGE)
+    if known.status is Status.DECLINED:
+        return _Begun(NOTHING_CHARGED)
+    after = wanted_back(known)
+    return _Begun(Ask(after), after if after != known else None)
 
 
 async def settle(unit: Unit, commands: Sequence[Settle]) -> list[Done | DockyardError]:
-    known = await unit.payments.lock([(command.key.transaction_id, command.key.step) for command in commands])
+    known = await unit.payments.lock([settle_key(command) for command in commands])
     settled = [_settled(command, known[settle_key(command)]) for command in commands]
-    await unit.payments.save([one.payment for one in settled if one.entry or one.payment.status is Status.DECLINED])
+    await unit.payments.save([one.payment for one in settled if one.changed])
     await unit.payments.post([one.entry for one in settled if one.entry])
     await unit.barrier.answer(
         [(command.key, msgspec.json.encode(one.answer)) for command, one in zip(commands, settled, strict=True)]
@@ -180,8 +182,9 @@ async def settle(unit: Unit, commands: Sequence[Settle]) -> list[Done | Dockyard
 @dataclass(frozen=True, slots=True)
 class _Settled:
     payment: Payment
-    entry: LedgerEntry | None
     answer: Answer
+    entry: LedgerEntry | None = None
+    changed: bool = False
 
 
 def _settled(command: Settle, payment: Payment) -> _Settled:
@@ -189,26 +192,26 @@ def _settled(command: Settle, payment: Payment) -> _Settled:
     match command:
         case SettleCharge(verdict=verdict) if payment.status is Status.CHARGING:
             after, entry = judged(payment, verdict)
-            message = verdict.message if isinstance(verdict, Declined) else ""
-            return _Settled(after, entry, _charge_answer(after, message))
-        case SettleCharge():
-            return _Settled(payment, None, _charge_answer(payment, ""))
+            return _Settled(after, _charge_answer(after, verdict), entry, changed=True)
+        case SettleCharge(verdict=verdict):
+            return _Settled(payment, _charge_answer(payment, verdict))
         case SettleRefund() if payment.status is Status.REFUNDING:
             after, entry = refunded(payment)
-            return _Settled(after, entry, Answer(Done(payment.payment_id, payment.amount)))
+            return _Settled(after, _done(after), entry, changed=True)
         case SettleRefund():
             assert payment.status is Status.REFUNDED, f"{payment.payment_id} is {payment.status}"
-            return _Settled(payment, None, Answer(Done(payment.payment_id, payment.amount)))
+            return _Settled(payment, _done(payment))
 
 
-def _charge_answer(payment: Payment, message: str) -> Answer:
-    if payment.status is Status.DECLINED:
-        return Answer(None, payment.decline_code, message or "the card was declined")
+def _charge_answer(payment: Payment, verdict: Verdict) -> Answer:
+    if payment.status is not Status.DECLINED:
+        return _done(payment)
+    message = verdict.message if isinstance(verdict, Declined) else ""
+    return Answer(code=payment.decline_code, message=message or "the card was declined")
+
+
+def _done(payment: Payment) -> Answer:
     return Answer(Done(payment.payment_id, payment.amount))
-
-
-def _outcome(answer: Answer | Ask | DockyardError) -> Done | Ask | DockyardError:
-    return _final(answer) if isinstance(answer, Answer) else answer
 
 
 def _final(answer: Answer) -> Done | DockyardError:

@@ -17,9 +17,13 @@ class Processor(Protocol):
     They raise Unavailable when nothing happened, InDoubt when it may have.
     """
 
-    async def charge(self, payment: Payment) -> Verdict: ...
+    async def charge(self, payment: Payment) -> Verdict:
+        """Takes the payment's amount from its card, once; every repeat gives the same verdict."""
+        ...
 
-    async def refund(self, payment: Payment) -> None: ...
+    async def refund(self, payment: Payment) -> None:
+        """Gives back all of a charge, once; returns when the processor has done so."""
+        ...
 
 
 class Payments(Protocol):
@@ -37,7 +41,9 @@ class Payments(Protocol):
         """Adds ledger entries; an entry that exists stays as it is."""
         ...
 
-    async def open_account(self, account_id: str, name: str) -> None: ...
+    async def name_accounts(self, names: Mapping[str, str]) -> None:
+        """Gives accounts their names, opening those that do not exist yet."""
+        ...
 
 
 class Unit(Protocol):
@@ -56,14 +62,14 @@ class Units(Protocol):
 
 
 class Unfinished(Protocol):
-    async def unfinished(self, limit: int) -> Sequence[Payment]:
-        """Payments whose processor has not been heard of yet, oldest first."""
+    async def unfinished(self, before: datetime, after: Payment | None, limit: int) -> Sequence[Payment]:
+        """Payments made `before` whose processor has not been heard of yet, oldest first, from the one `after` on."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """`charged`: what the customer has been charged on balance."""
+    """`charged`: what the customer has been charged on balance, in the currency of the first charge."""
 
     account_id: str
     name: str
@@ -87,7 +93,7 @@ class Queries(Protocol):
         ...
 
     async def postings(self, account_id: str, before: str, limit: int) -> tuple[list[Posting], str]:
-        """The account's statement, newest first, and the key of the next page; "" at the end."""
+        """The account's statement, newest first, and the key of the next page; "" at the end. Raises NotFound."""
         ...
 
     async def payment(self, payment_id: str) -> Payment:

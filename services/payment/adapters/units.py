@@ -2,22 +2,26 @@
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from libs.kernel.errors import NotFound
+from libs.kernel.errors import Invalid, NotFound
 from libs.kernel.money import Money
 from libs.runtime.database import Database
-from libs.runtime.sql import bigints, instants, texts
+from libs.runtime.failpoints import declare, failpoint
+from libs.runtime.sql import bigints, booleans, instants, texts
 from libs.tcc.postgres_barrier import PostgresBarrier
 from services.payment.domain import Entry, Payment, Status
 from services.payment.ports import Account, Posting
 
+COMMIT_BEFORE, COMMIT_AFTER = "payment.commit.before", "payment.commit.after"
+declare(COMMIT_BEFORE, COMMIT_AFTER)
+
 _COLUMNS = """
     payment_id, transaction_id, step, account_id, amount_minor, currency, card_token, status, created_at,
-    decline_code, processor_reference
+    decline_code, processor_reference, refund_wanted
 """
 
 # Holds the payments of the batch until its end; in key order, so two batches never wait in a circle.
@@ -29,22 +33,23 @@ LOCK = text(
     """  # noqa: S608  (the columns are a constant)
 ).bindparams(*texts("transaction_ids", "steps"))
 
-OPEN_ACCOUNTS = text(
-    """
-    INSERT INTO accounts (account_id, name)
-    SELECT DISTINCT account_id, account_id FROM unnest(:account_ids) AS new (account_id) ORDER BY 1
-    ON CONFLICT DO NOTHING
-    """
-).bindparams(*texts("account_ids"))
-
+# Adds payments, opening the accounts that are new, in one round trip; accounts in key order, so that two batches never
+# wait in a circle.
 ADD = text(
     """
+    WITH new AS (
+        SELECT * FROM unnest(:payment_ids, :transaction_ids, :steps, :account_ids, :amounts, :currencies,
+                             :card_tokens, :created_at)
+            AS new (payment_id, transaction_id, step, account_id, amount_minor, currency, card_token, created_at)
+    ), opened AS (
+        INSERT INTO accounts (account_id, name)
+        SELECT DISTINCT account_id, account_id FROM new ORDER BY 1
+        ON CONFLICT DO NOTHING
+    )
     INSERT INTO payments (payment_id, transaction_id, step, account_id, amount_minor, currency, card_token, status,
                           created_at)
     SELECT payment_id, transaction_id, step, account_id, amount_minor, currency, card_token, 'charging', created_at
-      FROM unnest(:payment_ids, :transaction_ids, :steps, :account_ids, :amounts, :currencies, :card_tokens,
-                  :created_at)
-           AS new (payment_id, transaction_id, step, account_id, amount_minor, currency, card_token, created_at)
+      FROM new
     """
 ).bindparams(
     *texts("payment_ids", "transaction_ids", "steps", "account_ids", "currencies", "card_tokens"),
@@ -52,15 +57,17 @@ ADD = text(
     *instants("created_at"),
 )
 
+# Writes down where payments have got to.
 SAVE = text(
     """
     UPDATE payments
-       SET status = new.status, decline_code = new.decline_code, processor_reference = new.processor_reference
-      FROM unnest(:payment_ids, :statuses, :decline_codes, :references)
-           AS new (payment_id, status, decline_code, processor_reference)
+       SET status = new.status, decline_code = new.decline_code, processor_reference = new.processor_reference,
+           refund_wanted = new.refund_wanted
+      FROM unnest(:payment_ids, :statuses, :decline_codes, :references, :refunds_wanted)
+           AS new (payment_id, status, decline_code, processor_reference, refund_wanted)
      WHERE payments.payment_id = new.payment_id
     """
-).bindparams(*texts("payment_ids", "statuses", "decline_codes", "references"))
+).bindparams(*texts("payment_ids", "statuses", "decline_codes", "references"), *booleans("refunds_wanted"))
 
 # Both postings of an entry come from one row, so an entry cannot be out of balance.
 POST = text(
@@ -74,22 +81,38 @@ POST = text(
     """
 ).bindparams(*texts("entry_ids", "debits", "credits", "currencies", "memos", "payment_ids"), *bigints("amounts"))
 
-OPEN_ACCOUNT = text(
-    "INSERT INTO accounts (account_id, name) VALUES (:account_id, :name)"
-    " ON CONFLICT (account_id) DO UPDATE SET name = excluded.name"
-)
+# Names accounts, opening those that are new; in key order, so two batches never wait in a circle.
+NAME_ACCOUNTS = text(
+    """
+    INSERT INTO accounts (account_id, name)
+    SELECT * FROM unnest(:account_ids, :names) ORDER BY 1
+    ON CONFLICT (account_id) DO UPDATE SET name = excluded.name
+    """
+).bindparams(*texts("account_ids", "names"))
 
+# A page of what has not ended, oldest first; the index on it holds nothing else.
 UNFINISHED = text(
-    f"SELECT {_COLUMNS} FROM payments WHERE status IN ('charging', 'refunding') ORDER BY created_at LIMIT :limit"  # noqa: S608
+    f"""
+    SELECT {_COLUMNS} FROM payments
+     WHERE status IN ('charging', 'refunding') AND created_at < :before
+       AND (created_at, payment_id) > (:after_created_at, :after_payment_id)
+     ORDER BY created_at, payment_id LIMIT :limit
+    """  # noqa: S608
 )
 ONE = text(f"SELECT {_COLUMNS} FROM payments WHERE payment_id = :payment_id")  # noqa: S608
 
-# An account and what it was charged on balance, by currency.
+# An account and its balance, the sum of its postings; in the currency of the first, for currencies do not add up.
 ACCOUNT = text(
     """
-    SELECT accounts.name, coalesce(sum(postings.amount_minor), 0)::bigint, coalesce(min(postings.currency), 'EUR')
-      FROM accounts LEFT JOIN postings ON postings.account = 'customer:' || accounts.account_id
-     WHERE accounts.account_id = :account_id GROUP BY accounts.name
+    SELECT accounts.name, coalesce(sum(postings.amount_minor), 0)::bigint, coalesce(first.currency, 'EUR')
+      FROM accounts
+      LEFT JOIN LATERAL (
+               SELECT currency FROM postings WHERE account = 'customer:' || accounts.account_id
+                ORDER BY posting_id LIMIT 1
+           ) AS first ON true
+      LEFT JOIN postings
+        ON postings.account = 'customer:' || accounts.account_id AND postings.currency = first.currency
+     WHERE accounts.account_id = :account_id GROUP BY accounts.name, first.currency
     """
 )
 POSTINGS = text(
@@ -98,7 +121,9 @@ POSTINGS = text(
      WHERE account = 'customer:' || :account_id AND posting_id < :before ORDER BY posting_id DESC LIMIT :limit
     """
 )
-NEWEST = 2**62
+# Above every posting_id.
+NEWEST = 2**63 - 1
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class PostgresPayments:
@@ -116,15 +141,13 @@ class PostgresPayments:
     async def add(self, payments: Sequence[Payment]) -> None:
         if not payments:
             return
-        account_ids = [payment.account_id for payment in payments]
-        await self._connection.execute(OPEN_ACCOUNTS, {"account_ids": account_ids})
         await self._connection.execute(
             ADD,
             {
                 "payment_ids": [payment.payment_id for payment in payments],
                 "transaction_ids": [payment.transaction_id for payment in payments],
                 "steps": [payment.step for payment in payments],
-                "account_ids": account_ids,
+                "account_ids": [payment.account_id for payment in payments],
                 "amounts": [payment.amount.minor_units for payment in payments],
                 "currencies": [payment.amount.currency for payment in payments],
                 "card_tokens": [payment.card_token for payment in payments],
@@ -141,6 +164,7 @@ class PostgresPayments:
                     "statuses": [payment.status.value for payment in payments],
                     "decline_codes": [payment.decline_code for payment in payments],
                     "references": [payment.processor_reference for payment in payments],
+                    "refunds_wanted": [payment.refund_wanted for payment in payments],
                 },
             )
 
@@ -159,8 +183,9 @@ class PostgresPayments:
                 },
             )
 
-    async def open_account(self, account_id: str, name: str) -> None:
-        await self._connection.execute(OPEN_ACCOUNT, {"account_id": account_id, "name": name})
+    async def name_accounts(self, names: Mapping[str, str]) -> None:
+        if names:
+            await self._connection.execute(NAME_ACCOUNTS, {"account_ids": list(names), "names": list(names.values())})
 
 
 class PostgresUnit:
@@ -177,6 +202,8 @@ class PostgresUnits:
     async def open(self) -> AsyncIterator[PostgresUnit]:
         async with self._database.transaction() as connection:
             yield PostgresUnit(connection)
+            failpoint(COMMIT_BEFORE)
+        failpoint(COMMIT_AFTER)
 
 
 class PaymentQueries:
@@ -186,7 +213,6 @@ class PaymentQueries:
         self._database = database
 
     async def account(self, account_id: str) -> Account:
-        """Raises NotFound."""
         async with self._database.read() as connection:
             row = (await connection.execute(ACCOUNT, {"account_id": account_id})).first()
         if row is None:
@@ -194,10 +220,11 @@ class PaymentQueries:
         return Account(account_id, row[0], Money(row[1], row[2]))
 
     async def postings(self, account_id: str, before: str, limit: int) -> tuple[list[Posting], str]:
-        """The account's statement, newest first, and the key of the next page; "" at the end."""
-        values = {"account_id": account_id, "before": int(before) if before.isdecimal() else NEWEST, "limit": limit + 1}
+        values = {"account_id": account_id, "before": _posting_id(before), "limit": limit + 1}
         async with self._database.read() as connection:
             rows = (await connection.execute(POSTINGS, values)).all()
+        if not rows:
+            await self.account(account_id)  # a known account's empty page, or no such account
         found = [
             Posting(posting_id, entry_id, account, Money(amount, currency), memo, payment_id, posted_at)
             for posting_id, entry_id, account, amount, currency, memo, payment_id, posted_at in rows
@@ -205,16 +232,30 @@ class PaymentQueries:
         return found[:limit], str(found[limit - 1].posting_id) if len(found) > limit else ""
 
     async def payment(self, payment_id: str) -> Payment:
-        """Raises NotFound."""
         async with self._database.read() as connection:
             row = (await connection.execute(ONE, {"payment_id": payment_id})).one_or_none()
         if row is None:
             raise NotFound(f"there is no payment {payment_id}")
         return _payment(*row)
 
-    async def unfinished(self, limit: int) -> Sequence[Payment]:
+    async def unfinished(self, before: datetime, after: Payment | None, limit: int) -> Sequence[Payment]:
+        values = {
+            "before": before,
+            "after_created_at": after.created_at if after else BEGINNING,
+            "after_payment_id": after.payment_id if after else "",
+            "limit": limit,
+        }
         async with self._database.read() as connection:
-            return [_payment(*row) for row in await connection.execute(UNFINISHED, {"limit": limit})]
+            return [_payment(*row) for row in await connection.execute(UNFINISHED, values)]
+
+
+def _posting_id(page: str) -> int:
+    """Where a page ends. Raises Invalid when the token held something else."""
+    if not page:
+        return NEWEST
+    if not page.isdecimal() or int(page) > NEWEST:
+        raise Invalid("page_token is not one we gave out", code="page-token-invalid")
+    return int(page)
 
 
 def _payment(  # noqa: PLR0913, PLR0917  (one for each column)
@@ -229,6 +270,7 @@ def _payment(  # noqa: PLR0913, PLR0917  (one for each column)
     created_at: datetime,
     decline_code: str,
     processor_reference: str,
+    refund_wanted: bool,
 ) -> Payment:
     return Payment(
         payment_id,
@@ -241,4 +283,5 @@ def _payment(  # noqa: PLR0913, PLR0917  (one for each column)
         created_at,
         decline_code,
         processor_reference,
+        refund_wanted,
     )

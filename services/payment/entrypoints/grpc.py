@@ -9,19 +9,20 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.kernel.errors import InDoubt, Invalid
 from libs.kernel.money import Money
+from libs.resilience.deadline import Deadline
 from libs.runtime.batch_rpc import execute_batch
 from libs.runtime.http_edge import decode_page_token, encode_page_token
 from proto.kernel.v1 import kernel_pb2
 from proto.participant.v1 import participant_pb2
 from proto.payment.v1 import payment_pb2, payment_pb2_grpc
-from services.payment.entrypoints.desk import Desk
+from services.payment.domain import check_text
+from services.payment.entrypoints.desk import ChargeCard, Desk
 from services.payment.handlers import Done
 from services.payment.ports import Account
 
 PAGE_SIZE_MAX = 200
 PAGE_SIZE = 50
 KEY_LETTERS_MAX = 255
-NAME_LETTERS_MAX = 200
 
 STATUSES = {
     "charging": payment_pb2.PAYMENT_STATUS_CHARGING,
@@ -48,17 +49,15 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
     async def OpenAccount(
         self, request: payment_pb2.OpenAccountRequest, context: Context
     ) -> payment_pb2.OpenAccountResponse:
-        account_id = _text("account_id", request.account_id, 64)
-        name = _text("name", request.name, NAME_LETTERS_MAX)
-        await self._desk.open_account(
-            _text("idempotency_key", request.idempotency_key, KEY_LETTERS_MAX), account_id, name
-        )
-        return payment_pb2.OpenAccountResponse(account=_account(await self._desk.queries.account(account_id)))
+        key = check_text("idempotency_key", request.idempotency_key, KEY_LETTERS_MAX)
+        account = await self._desk.open_account(key, request.account_id, request.name)
+        return payment_pb2.OpenAccountResponse(account=_account(account))
 
     async def GetAccount(
         self, request: payment_pb2.GetAccountRequest, context: Context
     ) -> payment_pb2.GetAccountResponse:
-        return payment_pb2.GetAccountResponse(account=_account(await self._desk.queries.account(request.account_id)))
+        account_id = check_text("account_id", request.account_id)
+        return payment_pb2.GetAccountResponse(account=_account(await self._desk.queries.account(account_id)))
 
     async def ListPostings(
         self, request: payment_pb2.ListPostingsRequest, context: Context
@@ -67,7 +66,8 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         if not 1 <= limit <= PAGE_SIZE_MAX:
             raise Invalid(f"page_size is 1 to {PAGE_SIZE_MAX}, not {limit}")
         before = decode_page_token(request.page_token)
-        found, following = await self._desk.queries.postings(request.account_id, before, limit)
+        account_id = check_text("account_id", request.account_id)
+        found, following = await self._desk.queries.postings(account_id, before, limit)
         postings = [
             payment_pb2.Posting(
                 posting_id=one.posting_id,
@@ -85,7 +85,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
     async def GetPayment(
         self, request: payment_pb2.GetPaymentRequest, context: Context
     ) -> payment_pb2.GetPaymentResponse:
-        payment = await self._desk.queries.payment(request.payment_id)
+        payment = await self._desk.queries.payment(check_text("payment_id", request.payment_id))
         return payment_pb2.GetPaymentResponse(
             payment=payment_pb2.Payment(
                 payment_id=payment.payment_id,
@@ -100,14 +100,12 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         )
 
     async def Charge(self, request: payment_pb2.ChargeRequest, context: Context) -> payment_pb2.ChargeResponse:
-        transaction_id = _text("transaction_id", request.transaction_id, KEY_LETTERS_MAX)
         amount = Money(request.amount.minor_units, request.amount.currency)
-        done = await self._desk.charge(transaction_id, request.account_id, amount, request.card_token)
-        return payment_pb2.ChargeResponse(charged=_charged(done))
+        wanted = ChargeCard(request.transaction_id, request.account_id, amount, request.card_token)
+        return payment_pb2.ChargeResponse(charged=_charged(await self._desk.charge(wanted)))
 
     async def Refund(self, request: payment_pb2.RefundRequest, context: Context) -> payment_pb2.RefundResponse:
-        done = await self._desk.refund(_text("transaction_id", request.transaction_id, KEY_LETTERS_MAX))
-        return payment_pb2.RefundResponse(refunded=_refunded(done))
+        return payment_pb2.RefundResponse(refunded=_refunded(await self._desk.refund(request.transaction_id)))
 
     async def ExecuteBatch(
         self, request: payment_pb2.ExecuteBatchRequest, context: Context
@@ -128,12 +126,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         key = command.context
         match command.WhichOneof("command"), key.operation:
             case "charge", participant_pb2.OPERATION_DO:
-                charge = command.charge
-                amount = Money(charge.amount.minor_units, charge.amount.currency)
-                done = await self._desk.charge(
-                    key.transaction_id, charge.account_id, amount, charge.card_token, key.step
-                )
-                return payment_pb2.Result(charged=_charged(done))
+                return payment_pb2.Result(charged=_charged(await self._desk.charge(_wanted(key, command.charge))))
             case "refund", participant_pb2.OPERATION_UNDO:
                 done = await self._desk.refund(key.transaction_id, key.step)
                 return payment_pb2.Result(refunded=_refunded(done))
@@ -147,10 +140,15 @@ def _failed(error: participant_pb2.Refusal | participant_pb2.Fault) -> payment_p
     return payment_pb2.Result(fault=error)
 
 
-def _text(name: str, value: str, letters_max: int) -> str:
-    if not 1 <= len(value) <= letters_max:
-        raise Invalid(f"{name} has 1 to {letters_max} characters, not {len(value)}")
-    return value
+def _wanted(key: participant_pb2.CommandContext, charge: payment_pb2.ChargeCard) -> ChargeCard:
+    return ChargeCard(
+        key.transaction_id,
+        charge.account_id,
+        Money(charge.amount.minor_units, charge.amount.currency),
+        charge.card_token,
+        key.step,
+        Deadline(key.deadline_unix_ms) if key.deadline_unix_ms else None,
+    )
 
 
 def _money(money: Money) -> kernel_pb2.Money:

@@ -3,15 +3,20 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from libs.kernel.money import Money
 from libs.runtime.http_edge import decode_page_token, encode_page_token, idempotency_key, json_response
 from services.payment.domain import Payment
-from services.payment.entrypoints.desk import Desk
+from services.payment.entrypoints.desk import ChargeCard, Desk
 
-Identifier = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")]
+IDENTIFIER = r"^[A-Za-z0-9._:-]+$"
+
+Identifier = Annotated[str, Field(min_length=1, max_length=64, pattern=IDENTIFIER)]
+InPath = Annotated[str, Path(max_length=64, pattern=IDENTIFIER)]
+# Also the transactions that are named after an Idempotency-Key, which may be any visible text.
+TransactionInPath = Annotated[str, Path(max_length=260, pattern=r"^[!-~]+$")]
 Key = Annotated[str, Depends(idempotency_key)]
 
 
@@ -87,17 +92,16 @@ def router(desk: Desk) -> APIRouter:
     @routes.post("/accounts", status_code=201, response_model=AccountOut)
     async def open_account(body: AccountIn, key: Key) -> Response:
         """Opens an account, or renames it."""
-        await desk.open_account(key, body.account_id, body.name)
-        return json_response(await desk.queries.account(body.account_id), 201)
+        return json_response(await desk.open_account(key, body.account_id, body.name), 201)
 
     @routes.get("/accounts/{account_id}", response_model=AccountOut)
-    async def get_account(account_id: str) -> Response:
+    async def get_account(account_id: InPath) -> Response:
         """An account and what it has been charged on balance."""
         return json_response(await desk.queries.account(account_id))
 
     @routes.get("/accounts/{account_id}/postings", response_model=StatementOut)
     async def list_postings(
-        account_id: str,
+        account_id: InPath,
         page_size: Annotated[int, Query(ge=1, le=200)] = 50,
         page_token: Annotated[str, Query(max_length=200)] = "",
     ) -> Response:
@@ -109,16 +113,17 @@ def router(desk: Desk) -> APIRouter:
     async def charge(body: PaymentIn, key: Key) -> Response:
         """Charges a card, at most once."""
         amount = Money(body.amount.minor_units, body.amount.currency)
-        done = await desk.charge(body.transaction_id or f"key:{key}", body.account_id, amount, body.card_token)
+        wanted = ChargeCard(body.transaction_id or f"key:{key}", body.account_id, amount, body.card_token)
+        done = await desk.charge(wanted)
         return json_response(_body(await desk.queries.payment(done.payment_id)), 201)
 
     @routes.get("/payments/{payment_id}", response_model=PaymentOut)
-    async def get_payment(payment_id: str) -> Response:
+    async def get_payment(payment_id: InPath) -> Response:
         """One payment."""
         return json_response(_body(await desk.queries.payment(payment_id)))
 
     @routes.post("/transactions/{transaction_id}/refund", response_model=RefundOut)
-    async def refund(transaction_id: str, key: Key) -> Response:
+    async def refund(transaction_id: TransactionInPath, key: Key) -> Response:
         """Gives back what a transaction was charged; one that was not charged cannot be charged afterwards."""
         done = await desk.refund(transaction_id)
         return json_response({"transaction_id": transaction_id, "payment_id": done.payment_id, "amount": done.amount})
