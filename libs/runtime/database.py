@@ -6,7 +6,7 @@ second round trip for each transaction, and every path below ends its transactio
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 
 from sqlalchemy import text
@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from libs.kernel.errors import InDoubt, Overloaded, Unavailable
 from libs.runtime.migrate import head
 from libs.telemetry import names
-from libs.telemetry.tracing import is_recording, span
+from libs.telemetry.tracing import current_traceparent, is_recording, span
 
 # No statement of a service runs longer; a batch takes a few milliseconds.
 STATEMENT_TIMEOUT_MS = 10_000
@@ -79,13 +79,15 @@ class Database:
 
         Raises Unavailable when nothing was kept, InDoubt when the connection was lost during the commit.
         """
-        if is_recording():
-            with span(names.SQL_TRANSACTION, attributes={names.DB_SYSTEM: "postgresql", names.DB_NAME: self.name}):
-                async with self._transaction() as connection:
-                    yield connection
-        else:
+        with self._traced(names.SQL_TRANSACTION):
             async with self._transaction() as connection:
                 yield connection
+
+    def _traced(self, name: str) -> AbstractContextManager[object]:
+        """A span where there is a trace to belong to: what loops do by themselves would be a trace each."""
+        if not (is_recording() and current_traceparent()):
+            return nullcontext()
+        return span(name, attributes={names.DB_SYSTEM: "postgresql", names.DB_NAME: self.name})
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
@@ -108,8 +110,9 @@ class Database:
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A connection that commits each statement by itself. Raises Unavailable."""
         try:
-            async with self._autocommit.connect() as connection:
-                yield connection
+            with self._traced(names.SQL_STATEMENTS):
+                async with self._autocommit.connect() as connection:
+                    yield connection
         except (DBAPIError, PoolTimeout, OSError, TimeoutError) as error:
             raise _failure(self.name, error) from error
 
