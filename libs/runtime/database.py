@@ -5,8 +5,8 @@ second round trip for each transaction, and every path below ends its transactio
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 
 from sqlalchemy import text
@@ -89,9 +89,17 @@ class Database:
             return nullcontext()
         return span(name, attributes={names.DB_SYSTEM: "postgresql", names.DB_NAME: self.name})
 
+    @contextmanager
+    def telling_failures(self) -> Iterator[None]:
+        """Says Unavailable, or Overloaded, where the driver speaks of connections and states."""
+        try:
+            yield
+        except (DBAPIError, PoolTimeout, OSError, TimeoutError) as error:
+            raise _failure(self.name, error) from error
+
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
-        try:
+        with self.telling_failures():
             async with self._engine.connect() as connection:
                 # The block's own errors roll back here, before the connection goes back to the pool.
                 try:
@@ -103,18 +111,13 @@ class Database:
                     await connection.commit()
                 except (DBAPIError, OSError) as error:
                     raise InDoubt(f"the connection to {self.name} was lost during a commit") from error
-        except (DBAPIError, PoolTimeout, OSError, TimeoutError) as error:
-            raise _failure(self.name, error) from error
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A connection that commits each statement by itself. Raises Unavailable."""
-        try:
-            with self._traced(names.SQL_STATEMENTS):
-                async with self._autocommit.connect() as connection:
-                    yield connection
-        except (DBAPIError, PoolTimeout, OSError, TimeoutError) as error:
-            raise _failure(self.name, error) from error
+        with self.telling_failures(), self._traced(names.SQL_STATEMENTS):
+            async with self._autocommit.connect() as connection:
+                yield connection
 
     async def ping(self) -> None:
         """Returns when the database answers. Raises Unavailable."""

@@ -215,16 +215,20 @@ class PostgresSagaLog:
             try:
                 while not await connection.scalar(TRY_LOCK, {"lock": ADVISORY_LOCK}):
                     await self._clock.sleep(TAKE_TURN_SECONDS)
-                yield _Held(connection)
+                yield _Held(self._database, connection)
             finally:
                 # The lock belongs to the session: a connection that goes back to the pool must not keep it.
                 await connection.invalidate()
 
 
 class _Held:
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, database: Database, connection: AsyncConnection) -> None:
+        self._database = database
         self._connection = connection
 
     async def check(self) -> None:
-        if not await self._connection.scalar(STILL_LOCKED):
+        # Not left to the block around the lock: there the loss would arrive inside a group of errors.
+        with self._database.telling_failures():
+            held = await self._connection.scalar(STILL_LOCKED)
+        if not held:
             raise Unavailable("another process runs the sagas now")
