@@ -164,23 +164,23 @@ async def test_charges_are_listed_without_gaps(psp: httpx.AsyncClient) -> None:
     assert await listed("ref1") == [made[1], made[3]]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        "",
-        "{}",
-        "[]",
-        '{"amount_minor": 0, "currency": "EUR", "card_token": "tok_ok", "reference": "r"}',
-        '{"amount_minor": 1e30, "currency": "EUR", "card_token": "tok_ok", "reference": "r"}',
-        '{"amount_minor": 1, "currency": "euro", "card_token": "tok_ok", "reference": "r"}',
-        '{"amount_minor": 1, "currency": "EUR", "card_token": "tok_ok", "reference": "a\\u0000b"}',
-        '{"amount_minor": 1, "currency": "EUR", "card_token": "tok_ok", "reference": ""}',
-        '{"amount_minor": 1, "currency": "EUR", "card_token": "tok_ok", "reference": "r", "tip": 1}',
-    ],
+NONSENSE = (
+    "",
+    "{}",
+    "[]",
+    '{"amount_minor": 0, "currency": "EUR", "card_token": "tok_ok", "reference": "r"}',
+    '{"amount_minor": 1e30, "currency": "EUR", "card_token": "tok_ok", "reference": "r"}',
+    '{"amount_minor": 1, "currency": "euro", "card_token": "tok_ok", "reference": "r"}',
+    '{"amount_minor": 1, "currency": "EUR", "card_token": "tok_ok", "reference": "a\\u0000b"}',
+    '{"amount_minor": 1, "currency": "EUR", "card_token": "tok_ok", "reference": ""}',
+    '{"amount_minor": 1, "currency": "EUR", "card_token": "tok_ok", "reference": "r", "tip": 1}',
 )
-async def test_a_request_that_makes_no_sense_is_refused(psp: httpx.AsyncClient, body: str) -> None:
-    response = await psp.post("/v1/charges", content=body, headers={"Idempotency-Key": "k"})
-    assert problem(response) == (400, "invalid-request")
+
+
+async def test_a_request_that_makes_no_sense_is_refused(psp: httpx.AsyncClient) -> None:
+    for body in NONSENSE:
+        response = await psp.post("/v1/charges", content=body, headers={"Idempotency-Key": "k"})
+        assert problem(response) == (400, "invalid-request"), body
 
 
 async def test_every_charge_and_refund_needs_a_key(psp: httpx.AsyncClient) -> None:
@@ -191,9 +191,9 @@ async def test_every_charge_and_refund_needs_a_key(psp: httpx.AsyncClient) -> No
             assert problem(response) == (400, "idempotency-key-invalid")
 
 
-@pytest.mark.parametrize("query", ["reference=%00", "key=%00", "page_size=0", "page_size=1001", "page_token=AA"])
-async def test_a_query_that_makes_no_sense_is_refused(psp: httpx.AsyncClient, query: str) -> None:
-    assert (await psp.get(f"/v1/charges?{query}")).status_code in {400, 422}
+async def test_a_query_that_makes_no_sense_is_refused(psp: httpx.AsyncClient) -> None:
+    for query in ["reference=%00", "key=%00", "page_size=0", "page_size=1001", "page_token=AA"]:
+        assert (await psp.get(f"/v1/charges?{query}")).status_code in {400, 422}, query
 
 
 async def test_the_document_says_what_a_charge_consists_of(psp: httpx.AsyncClient) -> None:
