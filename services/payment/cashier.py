@@ -30,10 +30,8 @@ ATTEMPTS_MAX = 4
 ROUND_SECONDS_MAX = 8.0
 # Cards that misbehave come in handfuls, and each fails by itself; a processor that is down fails everybody.
 FAILURES_MAX = 20
-# Payments that a dead process left behind are carried on so many at a time, when whoever began them had their round.
+# Payments that a dead process left behind are carried on so many at a time.
 RESUME_ROWS_MAX = 32
-RESUME_AFTER_SECONDS = 10.0
-RESUME_SECONDS = 5.0
 
 CALL_BEFORE, CALL_AFTER = "payment.call.before", "payment.call.after"
 declare(CALL_BEFORE, CALL_AFTER)
@@ -92,18 +90,18 @@ class Cashier:
     async def drain(self) -> None:
         await self._running.drain()
 
-    async def resume(self, unfinished: Unfinished) -> None:
+    async def resume(self, unfinished: Unfinished, after_seconds: float, every_seconds: float) -> None:
         """Carries on, again and again, what a dead process left behind; until cancelled."""
         while True:
             try:
-                await self.resume_once(unfinished)
+                await self.resume_once(unfinished, after_seconds)
             except (Unavailable, InDoubt) as error:
                 log.warning("unfinished payments wait", extra={"error": error.message})
-            await self._clock.sleep(RESUME_SECONDS)
+            await self._clock.sleep(every_seconds)
 
-    async def resume_once(self, unfinished: Unfinished) -> None:
-        """Carries on every payment that has been unfinished for a while, whether or not anybody asks for it again."""
-        before = self._clock.now() - timedelta(seconds=RESUME_AFTER_SECONDS)
+    async def resume_once(self, unfinished: Unfinished, after_seconds: float) -> None:
+        """Carries on every payment unfinished for so long, whether or not anybody asks for it again."""
+        before = self._clock.now() - timedelta(seconds=after_seconds)
         page = await unfinished.unfinished(before, None, RESUME_ROWS_MAX)
         while page:
             async with asyncio.TaskGroup() as group:

@@ -17,3 +17,7 @@ class PaymentSettings(ServiceSettings):
     psp_calls_in_flight_max: int = Field(default=64, ge=1, le=1000)
     # A slow card does not keep its batch: after this the command is answered "still running".
     batch_answer_within_seconds: float = Field(default=0.25, gt=0, le=10)
+    # Payments that a dead process left behind are carried on when whoever began them had time to ask again, and
+    # looked for so often.
+    resume_after_seconds: float = Field(default=10.0, ge=0, le=3600)
+    resume_every_seconds: float = Field(default=5.0, gt=0, le=600)

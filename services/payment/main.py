@@ -51,7 +51,7 @@ async def build(settings: PaymentSettings) -> AsyncIterator[Entrances]:
             app=create_app("payment", "Accounts, payments and their ledger.", router(desk), [database.ping]),
             grpc_server=server,
             serving=serving,
-            loops=[lambda: cashier.resume(queries)],
+            loops=[lambda: cashier.resume(queries, settings.resume_after_seconds, settings.resume_every_seconds)],
             drain=[cashier.drain, beginning.drain, settling.drain],
         )
 

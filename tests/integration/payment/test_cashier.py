@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 import pytest_asyncio
@@ -13,7 +12,7 @@ from libs.kernel.money import Money
 from libs.resilience.deadline import Deadline
 from libs.runtime.clock import ManualClock
 from libs.tcc.barrier import Entry, Key, Operation
-from services.payment.cashier import ATTEMPTS_MAX, FAILURES_MAX, RESUME_AFTER_SECONDS, RESUME_ROWS_MAX
+from services.payment.cashier import ATTEMPTS_MAX, FAILURES_MAX, RESUME_ROWS_MAX
 from services.payment.domain import Charged, Payment, Verdict, payment_id_of
 from services.payment.handlers import BeginCharge, BeginRefund, Done, SettleCharge
 from tests.conftest import MakeDatabase
@@ -22,7 +21,7 @@ from tests.integration.payment.till import MIGRATIONS, PRICE, QuickClock, Script
 DONE = Done(payment_id_of("t1", "charge"), PRICE)
 CHARGE = f"charge {DONE.payment_id}"
 REFUND = f"refund {DONE.payment_id}"
-LONG_AGO = timedelta(seconds=RESUME_AFTER_SECONDS + 1)
+PATIENCE_SECONDS = 10.0
 
 
 @pytest.fixture
@@ -241,8 +240,8 @@ async def test_what_a_dead_process_began_is_carried_on_though_nobody_asks(
     await processor.charge(till.payment("lost"))
     await till.charge("refunding")
     await till.handlers.begin([BeginRefund(Entry(Key("refunding", "charge", Operation.UNDO), b""))])
-    till.clock.advance(LONG_AGO.total_seconds())
-    await till.cashier.resume_once(till.queries)
+    till.clock.advance(PATIENCE_SECONDS + 1)
+    await till.cashier.resume_once(till.queries, PATIENCE_SECONDS)
     statuses = [await till.status(one) for one in ("charging", "declined", "lost", "refunding")]
     assert statuses == ["charged", "declined", "charged", "refunded"]
     assert await books(till, processor) == (9800, 2)
@@ -251,17 +250,17 @@ async def test_what_a_dead_process_began_is_carried_on_though_nobody_asks(
 
 async def test_what_is_under_way_is_left_to_those_who_asked(till: Till, processor: ScriptedProcessor) -> None:
     await begin(till, "t1")
-    await till.cashier.resume_once(till.queries)
+    await till.cashier.resume_once(till.queries, PATIENCE_SECONDS)
     assert not processor.asked
 
 
 async def test_one_payment_that_cannot_go_on_does_not_keep_the_others(till: Till, processor: ScriptedProcessor) -> None:
     for number in range(RESUME_ROWS_MAX + 3):
         await begin(till, f"t{number}")
-    till.clock.advance(LONG_AGO.total_seconds())
+    till.clock.advance(PATIENCE_SECONDS + 1)
     broken = payment_id_of("t0", "charge")
     till.cashier._processor = Refusing(processor, broken)
-    await till.cashier.resume_once(till.queries)
+    await till.cashier.resume_once(till.queries, PATIENCE_SECONDS)
     statuses = [await till.status(f"t{number}") for number in range(RESUME_ROWS_MAX + 3)]
     assert statuses == ["charging"] + ["charged"] * (RESUME_ROWS_MAX + 2)
 
@@ -290,8 +289,8 @@ async def test_money_wanted_back_while_it_was_being_taken_is_given_back_though_n
         await till.charge("t1")
     with pytest.raises(InDoubt):
         await till.refund("t1")
-    till.clock.advance(LONG_AGO.total_seconds())
-    await till.cashier.resume_once(till.queries)
+    till.clock.advance(PATIENCE_SECONDS + 1)
+    await till.cashier.resume_once(till.queries, PATIENCE_SECONDS)
     assert await till.status("t1") == "refunded"
     assert await books(till, processor) == (0, 0)
 

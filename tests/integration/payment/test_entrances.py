@@ -129,7 +129,7 @@ async def test_every_post_needs_a_key(payment: Served) -> None:
         assert problem(await post(payment, path, {}, key="")) == (400, "idempotency-key-missing")
 
 
-NONSENSE = (
+NONSENSE: tuple[dict[str, Any], ...] = (
     {},
     order(amount=0),
     order(amount=10**12 + 1),
