@@ -31,6 +31,9 @@ POOL_WAIT_SECONDS = 5.0
 # SQLSTATE classes after which the whole transaction may simply be tried again.
 RETRY_STATES = frozenset({"40001", "40P01", "55P03", "57014"})
 
+# Wrong password, unknown role, unknown database.
+REFUSED_STATES = ("28", "3D")
+
 VERSION = text("SELECT version_num FROM alembic_version")
 ALIVE = text("SELECT 1")
 
@@ -155,6 +158,8 @@ def _failure(name: str, error: BaseException) -> Exception:
     state = getattr(error.orig, "sqlstate", None) or ""
     if state in RETRY_STATES:
         return Unavailable(f"database {name} asks to try again ({state})", code="database-busy")
+    if state.startswith(REFUSED_STATES):
+        return Unavailable(f"database {name} does not let us in ({str(error.orig).rpartition(': ')[2]})")
     if (
         error.connection_invalidated
         or isinstance(error, InterfaceError | OperationalError)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -42,6 +43,26 @@ def test_a_database_that_is_not_there_is_one_sentence(service: str) -> None:
     assert ended.returncode == 3
     assert f"{service} cannot start: " in ended.stderr
     assert "cannot be reached" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "secret-word" not in ended.stderr
+
+
+@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("wrong", ["database", "role", "password"])
+async def test_a_database_that_does_not_let_us_in_is_one_sentence(
+    service: str, wrong: str, make_database: MakeDatabase
+) -> None:
+    parts = urlsplit(await make_database(f"shut_{service}"))
+    _, _, where = parts.netloc.rpartition("@")
+    url = {
+        "database": parts._replace(path="/nowhere"),
+        "role": parts._replace(netloc=f"nobody:secret-word@{where}"),
+        "password": parts._replace(netloc=f"{parts.username}:secret-word@{where}"),
+    }[wrong].geturl()
+    ended = start(service, {"DATABASE_URL": url})
+    assert ended.returncode == 3
+    assert "does not let us in" in ended.stderr
+    assert "check its database_url" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert "secret-word" not in ended.stderr
 
