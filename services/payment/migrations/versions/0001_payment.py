@@ -34,7 +34,9 @@ PAYMENT_DDL = (
     ) WITH (fillfactor = 70)
     """,
     "CREATE INDEX payments_unfinished ON payments (created_at) WHERE status IN ('charging', 'refunding')",
-    # Two postings make an entry: what one account gains the other loses.
+    # Two postings make an entry: what one account gains the other loses. The one statement that writes postings makes
+    # both from one row, and the audit adds up every entry; a deferred constraint trigger that did so at each commit
+    # doubled what an entry costs the server (25 µs more). Balances are sums: no row is hot.
     """
     CREATE TABLE postings (
         posting_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
