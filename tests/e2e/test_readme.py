@@ -80,8 +80,10 @@ def unused_offset() -> int:
 @pytest.fixture
 def instance(server_directory: Path) -> Iterator[Instance]:
     binaries = Path(sys.executable).parent
+    # What `make test ARGS=…` tells the makes below it is not meant for the README's.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     environ = {
-        **os.environ,
+        **inherited,
         "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
         "DOCKYARD_HOME": str(server_directory / "readme"),
         "ARGS": DEMO_ARGUMENTS,
