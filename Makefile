@@ -11,6 +11,8 @@ UV := $(VENV)/lock/bin/uv
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
 SOURCES := libs services dockyard proto tests
+# The tests start processes while gRPC runs in theirs: its fork handlers may abort a child before it becomes a server.
+export GRPC_ENABLE_FORK_SUPPORT := false
 PROTOS = $(shell find proto -name '*.proto' | sort)
 # The commit before this one on the main branch: what the contracts are compared with.
 PREVIOUS = $(shell git rev-parse --quiet --verify main~1 || git rev-parse --quiet --verify origin/main~1)
