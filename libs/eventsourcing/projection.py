@@ -46,7 +46,10 @@ Apply = Callable[[AsyncConnection, Sequence[Recorded]], Awaitable[None]]
 
 
 class Projector:
-    """Feeds one view; `run` until cancelled. A failing database delays it, an event is never skipped."""
+    """Feeds one view; `run` until cancelled. Whatever fails delays it, an event is never skipped.
+
+    A view that cannot digest an event stands still and says so; what is written is written, and others go on.
+    """
 
     def __init__(self, database: Database, name: str, apply: Apply, clock: Clock) -> None:
         self._database = database
@@ -63,14 +66,25 @@ class Projector:
         self._nudged.set()
 
     async def run(self) -> None:
+        failures = 0
         while True:
             try:
                 advanced = await self.step()
             except (Unavailable, InDoubt) as error:
-                log.warning("projection waits for its database", extra={"view": self._name, "error": error.message})
-                await self._clock.sleep(FAILED_SECONDS)
+                failures += 1
+                if failures == 1:
+                    log.warning("projection waits for its database", extra={"view": self._name, "error": error.message})
+            except Exception:  # the outermost loop of a view: a bug in it must not take the writers along
+                failures += 1
+                if failures == 1:
+                    log.exception("projection stands still", extra={"view": self._name, "at": str(self.position)})
+            else:
+                if failures:
+                    log.info("projection goes on", extra={"view": self._name, "failures": failures})
+                failures = 0
+                await self._wait(linger=advanced)
                 continue
-            await self._wait(linger=advanced)
+            await self._clock.sleep(FAILED_SECONDS)
 
     async def step(self) -> bool:
         """Applies the next batch; False when there was nothing to apply."""

@@ -1,29 +1,48 @@
 """What messaging needs of a broker; it is transport, never truth, and may lose everything."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from libs.messaging.event import Delivery, OutgoingEvent
+from libs.runtime.position import Position
 
 
 class StreamsLost(Exception):
-    """The broker is not the one that was published to before: what it held is gone."""
+    """The broker does not hold what was published to it before: some or all of that is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a broker remembers of a source: it was given everything up to `position`, since `epoch` began.
+
+    It is kept beside the events and changes with them. A broker that lost everything has none; one that came back with
+    what it knew earlier has an older one.
+    """
+
+    epoch: str
+    position: Position
+
+    def covers(self, other: "Mark") -> bool:
+        """Whether everything the other speaks of is there."""
+        return self.epoch == other.epoch and self.position >= other.position
 
 
 class Publisher(Protocol):
-    async def publish(self, source: str, epoch: str, events: Sequence[OutgoingEvent]) -> None:
-        """Adds the events in order, all of them or none. Raises StreamsLost when `epoch` is not the broker's any more.
+    async def publish(self, source: str, after: Mark, upto: Position, events: Sequence[OutgoingEvent]) -> None:
+        """Adds the events in order, all of them or none, and moves the mark to `upto`; it never moves back.
 
-        Raises Unavailable when the broker cannot be reached; the events may then have been added.
+        Raises StreamsLost when the broker's mark does not cover `after`. Raises Unavailable when the broker cannot be
+        reached; the events may then have been added.
         """
         ...
 
-    async def begin(self, source: str, epoch: str) -> None:
-        """Makes `epoch` the broker's, which holds until it loses its data."""
+    async def begin(self, source: str, mark: Mark) -> None:
+        """Makes `mark` the source's, whatever it was."""
         ...
 
-    async def current_epoch(self, source: str) -> str:
-        """The epoch begun last; "" when the broker has none."""
+    async def mark(self, source: str) -> Mark | None:
+        """The source's mark; None when the broker knows nothing of it."""
         ...
 
     async def ends(self, topics: Sequence[str]) -> Mapping[str, str]:
@@ -31,11 +50,14 @@ class Publisher(Protocol):
         ...
 
     async def consumed(self, ends: Mapping[str, str]) -> bool:
-        """Whether every group has acknowledged each stream up to these entries; no group at all means no."""
+        """Whether every group has acknowledged each stream up to these entries; no group at all means no.
+
+        Raises StreamsLost when one of the streams is gone.
+        """
         ...
 
     async def trim(self, ends: Mapping[str, str]) -> None:
-        """Forgets what comes before these entries."""
+        """Forgets what comes before these entries, or some of it."""
         ...
 
 
@@ -43,14 +65,15 @@ class Subscriber(Protocol):
     async def read(
         self, group: str, consumer: str, topics: Sequence[str], count: int, seconds: float
     ) -> Sequence[Delivery]:
-        """The next deliveries, waiting up to `seconds` for the first; creates the group when it is missing.
+        """The next deliveries, at most `count` of each stream, waiting up to `seconds` for the first.
 
-        What this consumer was given before and has not acknowledged comes first after `resume`.
+        Nobody else of the group is given them. Everything about one subject comes in order. Creates the group, from the
+        beginning of what is there, when it is missing.
         """
         ...
 
     async def resume(self, group: str, consumer: str, topics: Sequence[str], count: int) -> Sequence[Delivery]:
-        """What this consumer, or one that died, was given and never acknowledged."""
+        """What this consumer, or one that died, was given and never acknowledged, in order; never waits."""
         ...
 
     async def acknowledge(self, group: str, deliveries: Sequence[Delivery]) -> None:

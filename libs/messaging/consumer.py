@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
-from sqlalchemy import Text, bindparam, text
+from sqlalchemy import LargeBinary, Text, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.kernel.errors import InDoubt, Unavailable
@@ -44,13 +44,14 @@ INBOX_DDL = (
     "CREATE INDEX parked_messages_by_subject ON parked_messages (consumer_group, subject)",
 )
 
+# Messages of one stream in one transaction.
 BATCH_ROWS_MAX = 200
 BLOCK_SECONDS = 2.0
 FAILED_SECONDS_MAX = 5.0
 # How often one message may fail before it is parked, and how long between its tries.
 ATTEMPTS_MAX = 5
 RETRY_SECONDS = 0.2
-# The outbox republishes what is not known to be applied: after a day that has long been settled.
+# The relay publishes again what is not known to be applied: after a day that has long been settled.
 INBOX_RETENTION_HOURS = 24
 PURGE_ROWS_MAX = 5000
 UPKEEP_SECONDS = 30.0
@@ -68,12 +69,20 @@ RECEIVE = text(
 ).bindparams(bindparam("consumer_group", type_=Text), *texts("event_ids"))
 
 PARKED_SUBJECTS = text("SELECT DISTINCT subject FROM parked_messages WHERE consumer_group = :consumer_group")
+# Keeps what could not be applied, once; what was applied before its subject was parked is only a repeat.
 PARK = text(
     """
     INSERT INTO parked_messages (consumer_group, subject, event_id, topic, type, traceparent, data, error)
-    VALUES (:consumer_group, :subject, :event_id, :topic, :type, :traceparent, :data, :error)
+    SELECT :consumer_group, :subject, :event_id, :topic, :type, :traceparent, :data, :error
+     WHERE NOT EXISTS (SELECT FROM inbox WHERE consumer_group = :consumer_group AND event_id = :event_id)
     ON CONFLICT DO NOTHING
     """
+).bindparams(
+    *(
+        bindparam(name, type_=Text)
+        for name in ("consumer_group", "subject", "event_id", "topic", "type", "traceparent", "error")
+    ),
+    bindparam("data", type_=LargeBinary),
 )
 PURGE = text(
     """
@@ -127,8 +136,6 @@ class Consumer:
                 failures += 1
                 if failures == 1:
                     log.warning("consuming is held up", extra={"group": self._group, "error": error.message})
-                # What was read is not acknowledged: it is read again.
-                self._resuming = True
                 await self._clock.sleep(min(0.1 * 2**failures, FAILED_SECONDS_MAX))
                 continue
             if failures:
@@ -136,9 +143,20 @@ class Consumer:
             failures = 0
 
     async def step(self, seconds: float) -> int:
-        """Takes and applies the next batch; returns how many messages it held."""
+        """Takes and applies the next batch; returns how many messages it held. Raises Unavailable or InDoubt."""
         await self._upkeep()
-        deliveries = await self._next(seconds)
+        if self._resuming:
+            unfinished = await self._broker.resume(self._group, self._name, self._topics, BATCH_ROWS_MAX)
+            if unfinished:
+                return await self._finish(unfinished)
+        # Until it is acknowledged, what was read is read again before anything that comes behind it.
+        self._resuming = True
+        fresh = await self._broker.read(self._group, self._name, self._topics, BATCH_ROWS_MAX, seconds)
+        await self._finish(fresh)
+        self._resuming = False
+        return len(fresh)
+
+    async def _finish(self, deliveries: Sequence[Delivery]) -> int:
         if deliveries:
             await self._consume([delivery for delivery in deliveries if self._concerns_us(delivery)])
             await self._broker.acknowledge(self._group, deliveries)
@@ -147,14 +165,6 @@ class Consumer:
     def _concerns_us(self, delivery: Delivery) -> bool:
         """What is of no interest need not be remembered either: it is only acknowledged."""
         return not self._types or delivery.type in self._types
-
-    async def _next(self, seconds: float) -> Sequence[Delivery]:
-        if self._resuming:
-            unfinished = await self._broker.resume(self._group, self._name, self._topics, BATCH_ROWS_MAX)
-            if unfinished:
-                return unfinished
-            self._resuming = False
-        return await self._broker.read(self._group, self._name, self._topics, BATCH_ROWS_MAX, seconds)
 
     async def _consume(self, deliveries: Sequence[Delivery]) -> None:
         parked = await self._parked_subjects()
@@ -242,7 +252,9 @@ class Consumer:
         now = self._clock.monotonic()
         if now < self._upkeep_due:
             return
-        self._upkeep_due = now + UPKEEP_SECONDS
         self._resuming = True  # also takes over what a dead consumer left
+        self._parked = None  # an operator may have let a subject go
         async with self._database.transaction() as connection:
-            await connection.execute(PURGE, {"hours": INBOX_RETENTION_HOURS, "limit": PURGE_ROWS_MAX})
+            purged = await connection.execute(PURGE, {"hours": INBOX_RETENTION_HOURS, "limit": PURGE_ROWS_MAX})
+        # A full purge leaves more to do: the next step goes on.
+        self._upkeep_due = now if purged.rowcount == PURGE_ROWS_MAX else now + UPKEEP_SECONDS

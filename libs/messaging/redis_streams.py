@@ -6,13 +6,16 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError, WatchError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from libs.kernel.errors import Unavailable
-from libs.messaging.broker import StreamsLost
+from libs.kernel.errors import Invalid, Unavailable
+from libs.messaging.broker import Mark, StreamsLost
 from libs.messaging.event import Delivery, OutgoingEvent
+from libs.runtime.position import Position
 
 # Streams a topic: the most consumers of one group that can share it with order kept.
 STREAMS_PER_TOPIC = 4
@@ -21,7 +24,7 @@ SOCKET_SECONDS = 15.0
 BLOCK_SECONDS_MAX = 10.0
 CONNECTIONS_MAX = 8
 # A delivery that its consumer has held this long without acknowledging belongs to a dead one.
-ABANDONED_MS = 30_000
+ABANDONED_SECONDS = 30.0
 
 _ATTRIBUTES = ("id", "type", "source", "subject", "time", "traceparent")
 
@@ -29,16 +32,22 @@ _ATTRIBUTES = ("id", "type", "source", "subject", "time", "traceparent")
 class RedisStreamsBroker:
     """Publishes to and reads from Redis Streams. Raises Unavailable when Redis cannot be reached or is full."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, abandoned_seconds: float = ABANDONED_SECONDS) -> None:
         self._redis = redis
+        self._abandoned_ms = int(abandoned_seconds * 1000)
 
     @classmethod
-    def open(cls, url: str) -> "RedisStreamsBroker":
+    def open(cls, url: str, abandoned_seconds: float = ABANDONED_SECONDS) -> "RedisStreamsBroker":
         """Opens nothing yet: the first use connects."""
         pool = BlockingConnectionPool.from_url(
-            url, max_connections=CONNECTIONS_MAX, socket_timeout=SOCKET_SECONDS, socket_connect_timeout=3.0
+            url,
+            max_connections=CONNECTIONS_MAX,
+            socket_timeout=SOCKET_SECONDS,
+            socket_connect_timeout=3.0,
+            # The client must not repeat a read whose answer was lost: it would get what comes behind it, out of order.
+            retry=Retry(NoBackoff(), 0),
         )
-        return cls(Redis(connection_pool=pool))
+        return cls(Redis(connection_pool=pool), abandoned_seconds)
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -48,27 +57,30 @@ class RedisStreamsBroker:
         async with _mapped():
             await self._redis.ping()
 
-    async def publish(self, source: str, epoch: str, events: Sequence[OutgoingEvent]) -> None:
+    async def publish(self, source: str, after: Mark, upto: Position, events: Sequence[OutgoingEvent]) -> None:
+        key = _mark_key(source)
         async with _mapped(), self._redis.pipeline(transaction=True) as pipeline:
             # Losing the data changes the watched key, so nothing is ever added behind a loss unnoticed.
-            await pipeline.watch(_epoch_key(source))
-            if await pipeline.get(_epoch_key(source)) != epoch.encode():
+            await pipeline.watch(key)
+            found = _mark(await pipeline.get(key))
+            if found is None or not found.covers(after):
                 raise StreamsLost(source)
             pipeline.multi()  # type: ignore[no-untyped-call]  # redis-py left it out
             for event in events:
                 pipeline.xadd(stream_of(event.topic, event.subject), _fields(event))
+            pipeline.set(key, _mark_text(Mark(found.epoch, max(found.position, upto))))
             try:
                 await pipeline.execute()
             except WatchError:
                 raise StreamsLost(source) from None
 
-    async def begin(self, source: str, epoch: str) -> None:
+    async def begin(self, source: str, mark: Mark) -> None:
         async with _mapped():
-            await self._redis.set(_epoch_key(source), epoch)
+            await self._redis.set(_mark_key(source), _mark_text(mark))
 
-    async def current_epoch(self, source: str) -> str:
+    async def mark(self, source: str) -> Mark | None:
         async with _mapped():
-            return _text(await self._redis.get(_epoch_key(source)) or b"")
+            return _mark(await self._redis.get(_mark_key(source)))
 
     async def ends(self, topics: Sequence[str]) -> Mapping[str, str]:
         names = _streams(topics)
@@ -83,7 +95,12 @@ class RedisStreamsBroker:
             return all([await self._stream_consumed(stream, end) for stream, end in ends.items()])
 
     async def _stream_consumed(self, stream: str, end: str) -> bool:
-        groups = await self._redis.xinfo_groups(stream)
+        try:
+            groups = await self._redis.xinfo_groups(stream)
+        except ResponseError as error:
+            if "no such key" in str(error):
+                raise StreamsLost(stream) from error
+            raise
         if not groups:
             return False
         for group in groups:
@@ -127,7 +144,7 @@ class RedisStreamsBroker:
                 group,
                 topics,
                 lambda name=stream: self._redis.xautoclaim(
-                    name, group, consumer, ABANDONED_MS, count=count, justid=True
+                    name, group, consumer, self._abandoned_ms, count=count, justid=True
                 ),
             )
 
@@ -180,8 +197,28 @@ def _text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _epoch_key(source: str) -> str:
-    return f"dockyard:epoch:{source}"
+def _readable(value: bytes | str) -> str:
+    """Text that a database takes, whatever somebody else put into the stream: it must be possible to park it."""
+    text = value if isinstance(value, str) else value.decode(errors="replace")
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def _mark_key(source: str) -> str:
+    return f"dockyard:mark:{source}"
+
+
+def _mark_text(mark: Mark) -> str:
+    return f"{mark.epoch} {mark.position}"
+
+
+def _mark(value: bytes | str | None) -> Mark | None:
+    if value is None:
+        return None
+    epoch, _, position = _readable(value).partition(" ")
+    try:
+        return Mark(epoch, Position.parse(position))
+    except Invalid:
+        return None  # not ours: as good as lost
 
 
 def _entry_order(entry: str) -> tuple[int, int]:
@@ -223,5 +260,5 @@ def _flat(entries: Any) -> Any:
 
 def _delivery(stream: str, entry: str, fields: Mapping[bytes, bytes]) -> Delivery:
     topic = stream.split(":")[1]
-    attributes = {name: fields.get(name.encode(), b"").decode() for name in _ATTRIBUTES}
+    attributes = {name: _readable(fields.get(name.encode(), b"")) for name in _ATTRIBUTES}
     return Delivery(**attributes, topic=topic, data=fields.get(b"data", b""), stream=stream, entry=entry)

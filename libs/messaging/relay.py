@@ -1,8 +1,9 @@
 """The relay: publishes the outbox in commit order, again and again until nothing is left behind.
 
-The outbox is the truth and the broker may lose everything: each relay marks the broker with an epoch, and a broker
-that does not know it any more is given everything again from the last position that every consumer is known to have
-reached. Consumers deduplicate, so publishing twice is harmless and publishing never is not.
+The outbox is the truth and the broker may lose everything: the relay leaves a mark there which moves with what it
+publishes. A broker whose mark is missing, or behind what was published, lost something, and is given everything again
+from the last position that every consumer is known to have reached. Consumers deduplicate, so publishing twice is
+harmless and publishing never is not.
 """
 
 import asyncio
@@ -12,11 +13,11 @@ from dataclasses import dataclass
 from sqlalchemy import BigInteger, Text, bindparam, text
 
 from libs.kernel.errors import InDoubt, Unavailable
-from libs.messaging.broker import Publisher, StreamsLost
+from libs.messaging.broker import Mark, Publisher, StreamsLost
 from libs.messaging.event import OutgoingEvent
 from libs.runtime.clock import Clock, Ids
 from libs.runtime.database import Database
-from libs.runtime.position import Position
+from libs.runtime.position import START, Position
 from libs.telemetry import metrics, names
 from libs.telemetry.logs import get_logger
 from libs.telemetry.tracing import is_recording, span
@@ -32,6 +33,8 @@ LINGER_SECONDS = 0.03
 UPKEEP_SECONDS = 2.0
 # One purge deletes at most this many rows, so that it never holds up the writers.
 PURGE_ROWS_MAX = 5000
+# Events that the broker holds for its slowest consumers, about 600 bytes each; what is more waits in the outbox.
+UNAPPLIED_ROWS_MAX = 100_000
 
 log = get_logger(__name__)
 
@@ -56,19 +59,33 @@ READ = text(
 
 _POSITIONS = (bindparam("transaction_id", type_=Text), bindparam("sequence", type_=BigInteger))
 
+# How many events are published and not known to be applied, counted no further than the limit.
+COUNT_UNAPPLIED = text(
+    """
+    SELECT count(*) FROM (
+        SELECT FROM outbox, outbox_cursor AS at
+         WHERE at.source = :source
+           AND (outbox.transaction_id, outbox.sequence) > (at.safe_transaction_id, at.safe_sequence)
+           AND (outbox.transaction_id, outbox.sequence) <= (at.transaction_id, at.sequence)
+         LIMIT :limit) AS unapplied
+    """
+)
+
+# A relay whose epoch is over moves nothing.
 MOVE = text(
     "UPDATE outbox_cursor SET transaction_id = (:transaction_id)::text::xid8, sequence = :sequence"
-    " WHERE source = :source"
+    " WHERE source = :source AND epoch = :epoch"
 ).bindparams(*_POSITIONS)
 MARK_SAFE = text(
     "UPDATE outbox_cursor SET safe_transaction_id = (:transaction_id)::text::xid8, safe_sequence = :sequence"
-    " WHERE source = :source"
+    " WHERE source = :source AND (safe_transaction_id, safe_sequence) < ((:transaction_id)::text::xid8, :sequence)"
 ).bindparams(*_POSITIONS)
 BEGIN = text(
     """
     UPDATE outbox_cursor
        SET epoch = :epoch, transaction_id = safe_transaction_id, sequence = safe_sequence
      WHERE source = :source
+    RETURNING safe_transaction_id::text::bigint, safe_sequence
     """
 )
 
@@ -84,11 +101,12 @@ PURGE = text(
 
 
 @dataclass(frozen=True, slots=True)
-class _Mark:
-    """A position, and where the streams ended when everything up to it was published."""
+class _Tail:
+    """Where the streams ended when everything up to a position was published."""
 
     position: Position
     ends: Mapping[str, str]
+    unapplied: int
 
 
 class Relay:
@@ -107,10 +125,12 @@ class Relay:
         self._clock = clock
         self._ids = ids
         self._nudged = asyncio.Event()
-        self._cursor = Position(0, 0)
-        self._safe = Position(0, 0)
-        self._epoch = ""
-        self._mark: _Mark | None = None
+        # What the broker must hold; None until that was found out.
+        self._published: Mark | None = None
+        self._safe = START
+        self._unapplied = 0
+        self._tail: _Tail | None = None
+        self._purging = True
         self._upkeep_due = 0.0
 
     def nudge(self) -> None:
@@ -139,83 +159,101 @@ class Relay:
     async def step(self) -> int:
         """Publishes the next events; returns how many. Raises Unavailable or InDoubt, and may then be repeated."""
         try:
-            if not self._epoch:
-                await self._start()
-            await self._upkeep()
-            return await self._publish_next()
+            published = self._published or await self._start()
+            await self._upkeep(published)
+            return await self._publish_next(published)
         except StreamsLost:
-            await self._begin_again()
+            # Another relay may have noticed as well and begun again: the database knows.
+            self._published = None
             return 1
 
-    async def _start(self) -> None:
+    async def _start(self) -> Mark:
         async with self._database.transaction() as connection:
             await connection.execute(ENSURE, {"source": self._source})
             row = (await connection.execute(CURSOR, {"source": self._source})).one()
-        self._cursor, self._safe, epoch = Position(row[0], row[1]), Position(row[2], row[3]), row[4]
-        if not epoch or await self._broker.current_epoch(self._source) != epoch:
-            await self._begin_again()
-        else:
-            self._epoch = epoch
+            wanted = {"source": self._source, "limit": UNAPPLIED_ROWS_MAX}
+            self._unapplied = (await connection.execute(COUNT_UNAPPLIED, wanted)).scalar_one()
+        cursor, self._safe, epoch = Position(row[0], row[1]), Position(row[2], row[3]), row[4]
+        published, found = Mark(epoch, cursor), await self._broker.mark(self._source)
+        self._tail = None
+        if not epoch or found is None or not found.covers(published):
+            published = await self._begin_again()
+        self._published = published
+        return published
 
-    async def _begin_again(self) -> None:
-        """The broker does not know us: publish everything again that a consumer may not have seen."""
+    async def _begin_again(self) -> Mark:
+        """The broker does not hold what we published: publish everything again that a consumer may not have seen."""
         epoch = self._ids.new("epoch")
-        log.warning(
-            "the broker is new to us; publishing again", extra={"source": self._source, "from": str(self._safe)}
-        )
         async with self._database.transaction() as connection:
-            await connection.execute(BEGIN, {"source": self._source, "epoch": epoch})
-        await self._broker.begin(self._source, epoch)
-        self._epoch, self._cursor, self._mark = epoch, self._safe, None
+            row = (await connection.execute(BEGIN, {"source": self._source, "epoch": epoch})).one()
+        self._safe, self._unapplied = Position(*row), 0
+        log.warning("the broker is new to us; publishing", extra={"source": self._source, "from": str(self._safe)})
+        mark = Mark(epoch, self._safe)
+        await self._broker.begin(self._source, mark)
+        return mark
 
-    async def _publish_next(self) -> int:
+    async def _publish_next(self, published: Mark) -> int:
+        if self._unapplied >= UNAPPLIED_ROWS_MAX:
+            return 0
         async with self._database.read() as connection:
-            rows = (await connection.execute(READ, _values(self._cursor) | {"limit": BATCH_ROWS_MAX})).all()
+            rows = (await connection.execute(READ, _values(published.position) | {"limit": BATCH_ROWS_MAX})).all()
         if not rows:
             return 0
         events = [
             OutgoingEvent(event_id, topic, type_, source, subject, time, traceparent, data)
             for _, _, event_id, topic, type_, source, subject, time, traceparent, data in rows
         ]
-        await self._publish(events)
-        self._cursor = Position(rows[-1][0], rows[-1][1])
+        cursor = Position(rows[-1][0], rows[-1][1])
+        await self._publish(published, cursor, events)
+        self._published = Mark(published.epoch, cursor)
+        self._unapplied += len(events)
         async with self._database.transaction() as connection:
-            await connection.execute(MOVE, _values(self._cursor) | {"source": self._source})
+            await connection.execute(MOVE, _values(cursor) | {"source": self._source, "epoch": published.epoch})
         return len(events)
 
-    async def _publish(self, events: Sequence[OutgoingEvent]) -> None:
+    async def _publish(self, after: Mark, upto: Position, events: Sequence[OutgoingEvent]) -> None:
         if is_recording():
             traces = list(dict.fromkeys(event.traceparent for event in events if event.traceparent))
             parent, links = (traces[0], traces[1:]) if traces else (None, [])
             with span(names.PUBLISH, traceparent=parent, links=links, attributes={names.BATCH_ROWS: len(events)}):
-                await self._broker.publish(self._source, self._epoch, events)
+                await self._broker.publish(self._source, after, upto, events)
         else:
-            await self._broker.publish(self._source, self._epoch, events)
+            await self._broker.publish(self._source, after, upto, events)
         for event in events:
             metrics.EVENTS_PUBLISHED.labels(event.topic).inc()
 
-    async def _upkeep(self) -> None:
+    async def _upkeep(self, published: Mark) -> None:
         """Now and then: notices a loss, learns what every consumer has applied, and forgets what nobody needs."""
+        if self._purging:
+            await self._purge()
         now = self._clock.monotonic()
         if now < self._upkeep_due:
             return
         self._upkeep_due = now + UPKEEP_SECONDS
-        if await self._broker.current_epoch(self._source) != self._epoch:
+        found = await self._broker.mark(self._source)
+        if found is None or not found.covers(published):
             raise StreamsLost(self._source)
-        if self._mark is None:
-            if self._cursor > self._safe:
-                self._mark = _Mark(self._cursor, await self._broker.ends(self._topics))
-        elif await self._broker.consumed(self._mark.ends):
-            await self._make_safe(self._mark)
-            self._mark = None
+        if self._tail is None:
+            if published.position > self._safe:
+                ends = await self._broker.ends(self._topics)
+                self._tail = _Tail(published.position, ends, self._unapplied)
+        elif await self._broker.consumed(self._tail.ends):
+            await self._make_safe(self._tail)
+            self._tail = None
 
-    async def _make_safe(self, mark: _Mark) -> None:
-        values = _values(mark.position)
+    async def _make_safe(self, tail: _Tail) -> None:
         async with self._database.transaction() as connection:
-            await connection.execute(MARK_SAFE, values | {"source": self._source})
-            await connection.execute(PURGE, values | {"limit": PURGE_ROWS_MAX})
-        self._safe = mark.position
-        await self._broker.trim(mark.ends)
+            await connection.execute(MARK_SAFE, _values(tail.position) | {"source": self._source})
+        self._safe = tail.position
+        self._unapplied -= tail.unapplied
+        self._purging = True
+        await self._broker.trim(tail.ends)
+
+    async def _purge(self) -> None:
+        """Deletes a part of what is not needed; the next step goes on, if that was not all."""
+        async with self._database.transaction() as connection:
+            deleted = await connection.execute(PURGE, _values(self._safe) | {"limit": PURGE_ROWS_MAX})
+        self._purging = deleted.rowcount == PURGE_ROWS_MAX
 
     async def _wait(self) -> None:
         try:

@@ -4,18 +4,17 @@ Connections come from SQLAlchemy's pool on asyncpg. The pool does not reset conn
 second round trip for each transaction, and every path below ends its transaction itself.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from libs.kernel.errors import InDoubt, Overloaded, Unavailable
+from libs.kernel.errors import InDoubt
+from libs.runtime.database_failures import rolled_back, sqlstate, telling_failures
 from libs.runtime.migrate import head
 from libs.telemetry import names
 from libs.telemetry.tracing import current_traceparent, is_recording, span
@@ -26,13 +25,12 @@ STATEMENT_TIMEOUT_MS = 10_000
 LOCK_TIMEOUT_MS = 5_000
 # A transaction that its process forgot is ended by the server.
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 15_000
+# The server ends every statement before this. A server that hangs, or a network that swallows, does not: then we do.
+ANSWER_SECONDS = STATEMENT_TIMEOUT_MS / 1000 + 2
 CONNECT_SECONDS = 5.0
 POOL_WAIT_SECONDS = 5.0
-# SQLSTATE classes after which the whole transaction may simply be tried again.
-RETRY_STATES = frozenset({"40001", "40P01", "55P03", "57014"})
 
-# Wrong password, unknown role, unknown database.
-REFUSED_STATES = ("28", "3D")
+UNDEFINED_TABLE = "42P01"
 
 VERSION = text("SELECT version_num FROM alembic_version")
 ALIVE = text("SELECT 1")
@@ -61,6 +59,7 @@ class Database:
             pool_use_lifo=True,
             connect_args={
                 "timeout": CONNECT_SECONDS,
+                "command_timeout": ANSWER_SECONDS,
                 "server_settings": {
                     "application_name": application_name,
                     "statement_timeout": str(STATEMENT_TIMEOUT_MS),
@@ -92,35 +91,52 @@ class Database:
             return nullcontext()
         return span(name, attributes={names.DB_SYSTEM: "postgresql", names.DB_NAME: self.name})
 
-    @contextmanager
-    def telling_failures(self) -> Iterator[None]:
+    def telling_failures(self) -> AbstractContextManager[None]:
         """Says Unavailable, or Overloaded, where the driver speaks of connections and states."""
-        try:
-            yield
-        except (DBAPIError, PoolTimeout, OSError, TimeoutError) as error:
-            raise _failure(self.name, error) from error
+        return telling_failures(self.name)
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
         with self.telling_failures():
-            async with self._engine.connect() as connection:
-                # The block's own errors roll back here, before the connection goes back to the pool.
+            async with self._connected(self._engine) as connection:
                 try:
                     yield connection
-                except BaseException:
-                    await connection.rollback()
+                except BaseException as error:
+                    await _roll_back(connection, error)
                     raise
-                try:
-                    await connection.commit()
-                except (DBAPIError, OSError) as error:
-                    raise InDoubt(f"the connection to {self.name} was lost during a commit") from error
+                await self._commit(connection)
+
+    async def _commit(self, connection: AsyncConnection) -> None:
+        try:
+            await connection.commit()
+        except (DBAPIError, OSError) as error:
+            if rolled_back(error):
+                raise
+            await connection.invalidate()
+            raise InDoubt(f"the connection to {self.name} was lost during a commit") from error
+
+    @asynccontextmanager
+    async def _connected(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        """Returns the connection to the pool without asking the server anything: all is ended by then.
+
+        SQLAlchemy's own block does it in a task, in case that takes long: 17 µs and a turn of the loop.
+        """
+        connection = await engine.connect()
+        try:
+            yield connection
+        finally:
+            await connection.close()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A connection that commits each statement by itself. Raises Unavailable."""
         with self.telling_failures(), self._traced(names.SQL_STATEMENTS):
-            async with self._autocommit.connect() as connection:
-                yield connection
+            async with self._connected(self._autocommit) as connection:
+                try:
+                    yield connection
+                except TimeoutError:
+                    await connection.invalidate()
+                    raise
 
     async def ping(self) -> None:
         """Returns when the database answers. Raises Unavailable."""
@@ -134,7 +150,7 @@ class Database:
             try:
                 found = await connection.scalar(VERSION)
             except DBAPIError as error:
-                if getattr(error.orig, "sqlstate", "") != "42P01":
+                if sqlstate(error) != UNDEFINED_TABLE:
                     raise
                 found = None
         if found != wanted:
@@ -148,22 +164,13 @@ class Database:
         await self._engine.dispose()
 
 
-def _failure(name: str, error: BaseException) -> Exception:
-    """What the caller may do about it; anything that is not the world's fault stays the bug it is."""
-    if isinstance(error, PoolTimeout):
-        return Overloaded(f"all connections to {name} are busy", retry_after_seconds=1.0)
-    if isinstance(error, OSError | TimeoutError | asyncio.TimeoutError):
-        return Unavailable(f"database {name} cannot be reached")
-    assert isinstance(error, DBAPIError)
-    state = getattr(error.orig, "sqlstate", None) or ""
-    if state in RETRY_STATES:
-        return Unavailable(f"database {name} asks to try again ({state})", code="database-busy")
-    if state.startswith(REFUSED_STATES):
-        return Unavailable(f"database {name} does not let us in ({str(error.orig).rpartition(': ')[2]})")
-    if (
-        error.connection_invalidated
-        or isinstance(error, InterfaceError | OperationalError)
-        or state.startswith(("08", "57P", "53"))
-    ):
-        return Unavailable(f"the connection to {name} was lost")
-    return error
+async def _roll_back(connection: AsyncConnection, error: BaseException) -> None:
+    """Leaves nothing open; whatever fails here is less than the error that is being told, and does not hide it."""
+    if isinstance(error, TimeoutError):
+        # The driver is still waiting for its answer: this connection cannot be asked anything more.
+        await connection.invalidate()
+        return
+    try:
+        await connection.rollback()
+    except (DBAPIError, OSError):
+        await connection.invalidate()
