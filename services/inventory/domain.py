@@ -11,6 +11,8 @@ QUANTITY_MAX = 10_000
 ON_HAND_MAX = 10**12  # keeps every sum inside 64 bits
 SKU_LETTERS_MAX = 64
 NAME_LETTERS_MAX = 200
+# An Idempotency-Key of 255 characters behind its prefix.
+TRANSACTION_LETTERS_MAX = 260
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +42,34 @@ class Product:
 Stock = Mapping[str, Product]
 
 
+def check_text(name: str, value: str, letters_max: int) -> str:
+    """The value, if it is short and readable. Raises Invalid."""
+    if not 1 <= len(value) <= letters_max or not value.isprintable():
+        raise Invalid(f"{name} has 1 to {letters_max} readable characters")
+    return value
+
+
+def check_sku(sku: str) -> str:
+    """The sku, if a product could have it. Raises Invalid."""
+    return check_text("a sku", sku, SKU_LETTERS_MAX)
+
+
 def new_product(sku: str, name: str, price: Money, on_hand: int) -> Product:
     """A product with its first stock. Raises Invalid."""
-    if not 1 <= len(sku) <= SKU_LETTERS_MAX:
-        raise Invalid(f"a sku has 1 to {SKU_LETTERS_MAX} characters")
-    if not 1 <= len(name) <= NAME_LETTERS_MAX:
-        raise Invalid(f"the name of {sku} has 1 to {NAME_LETTERS_MAX} characters")
+    check_sku(sku)
+    check_text(f"the name of {sku}", name, NAME_LETTERS_MAX)
     if price.minor_units <= 0:
         raise Invalid(f"the price of {sku} is more than nothing")
     if not 0 <= on_hand <= ON_HAND_MAX:
         raise Invalid(f"the stock of {sku} is 0 to {ON_HAND_MAX}")
     return Product(sku, name, price, on_hand, received=on_hand)
+
+
+def relist(product: Product, wanted: Product) -> Product:
+    """The product under the wanted name and price, a revision later if that is a change; its stock stays."""
+    if (product.name, product.price) == (wanted.name, wanted.price):
+        return product
+    return replace(product, name=wanted.name, price=wanted.price, revision=product.revision + 1)
 
 
 def checked(lines: Sequence[Line]) -> tuple[Line, ...]:
@@ -60,6 +79,7 @@ def checked(lines: Sequence[Line]) -> tuple[Line, ...]:
     if len({line.sku for line in lines}) != len(lines):
         raise Invalid("each product appears in one line only")
     for line in lines:
+        check_sku(line.sku)
         if not 1 <= line.quantity <= QUANTITY_MAX:
             raise Invalid(f"quantity of {line.sku} must be 1 to {QUANTITY_MAX}, not {line.quantity}")
     return tuple(lines)

@@ -1,14 +1,14 @@
 """Load many, decide each, record many: one transaction for however many commands arrived together."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
 from libs.kernel.errors import DockyardError, Mismatch, NotFound, Refused
 from libs.tcc.barrier import Claim, Empty, Entry, First, Replay, Suspended, Unfinished
 from libs.tcc.barrier import Mismatch as OtherRequest
-from services.inventory.domain import Line, Product, deduct, receive, restock
+from services.inventory.domain import Line, Product, deduct, receive, relist, restock
 from services.inventory.ports import Deduction, Listing, Unit, Units
 
 
@@ -35,11 +35,19 @@ class ReceiveStock:
 
 
 @dataclass(frozen=True, slots=True)
+class BindKey:
+    """Nothing but the claim itself: the key belongs to this request, and to no other from now on."""
+
+
+Effect = Deduct | Restock | CreateProducts | ReceiveStock | BindKey
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """One effect, under the key that lets it happen once."""
 
     entry: Entry
-    effect: Deduct | Restock | CreateProducts | ReceiveStock
+    effect: Effect
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -93,48 +101,74 @@ async def execute(unit: Unit, commands: Sequence[Command]) -> list[Outcome]:
     return [_outcome(answer) for answer in final]
 
 
+@dataclass(slots=True)
+class _Work:
+    """The stock as the commands so far left it, and what is to be recorded of them."""
+
+    stock: dict[str, Product]
+    taken_back: Mapping[str, Deduction]
+    listings: dict[str, Listing] = field(default_factory=dict)
+    deductions: list[Deduction] = field(default_factory=list)
+
+    def keep(self, products: Sequence[Product]) -> None:
+        self.stock.update((product.sku, product) for product in products)
+
+
 async def _work(
-    unit: Unit, work: Sequence[Command], taken_back: Mapping[str, Deduction]
+    unit: Unit, commands: Sequence[Command], taken_back: Mapping[str, Deduction]
 ) -> list[Answer | DockyardError]:
     """Decides each command on the stock that the ones before it left, then records all of it."""
-    stock = dict(await unit.products.lock({sku for command in work for sku in _skus(command, taken_back)}))
-    before = dict(stock)
-    answers: list[Answer | DockyardError] = []
-    deductions = []
-    created: dict[str, Listing] = {}
-    for command in work:
-        changed, done = list[Product](), Done()
-        try:
-            match command.effect:
-                case Deduct(lines=lines):
-                    changed, done = deduct(stock, lines), Done(lines=lines)
-                    deductions.append(Deduction(command.entry.key.transaction_id, lines))
-                case Restock():
-                    deduction = taken_back.get(command.entry.key.transaction_id)
-                    lines = deduction.lines if deduction else ()
-                    changed = restock(stock, lines)
-                    done = Done(lines=lines)
-                case CreateProducts(products=products, traceparent=traceparent):
-                    changed = []
-                    for product in products:
-                        if product.sku not in stock:
-                            created.setdefault(product.sku, Listing(product, traceparent))
-                    done = Done(skus=tuple(product.sku for product in products))
-                case ReceiveStock(sku=sku, quantity=quantity):
-                    changed = [receive(_existing(stock, sku), quantity)]
-                    done = Done(skus=(sku,))
-        except Refused as refusal:
-            answers.append(Answer(None, refusal.code, refusal.message, dict(refusal.details)))
-            continue
-        except DockyardError as error:
-            answers.append(error)
-            continue
-        stock.update((product.sku, product) for product in changed)
-        answers.append(Answer(done=done))
-    await unit.products.save_stock([product for sku, product in stock.items() if before[sku] is not product])
-    await unit.products.add(list(created.values()))
-    await unit.deductions.add(deductions)
+    before = await unit.products.lock({sku for command in commands for sku in _skus(command, taken_back)})
+    work = _Work(dict(before), taken_back)
+    answers = [_answer(work, command) for command in commands]
+    known = [product for sku, product in work.stock.items() if sku in before and product is not before[sku]]
+    await unit.products.save_stock(known)
+    await unit.products.relist([product for product in known if product.sku in work.listings])
+    await unit.products.add([product for sku, product in work.stock.items() if sku not in before])
+    await unit.deductions.add(work.deductions)
+    await unit.catalogue.announce(list(work.listings.values()))
     return answers
+
+
+def _answer(work: _Work, command: Command) -> Answer | DockyardError:
+    try:
+        return Answer(_decide(work, command.entry.key.transaction_id, command.effect))
+    except Refused as refusal:
+        return Answer(None, refusal.code, refusal.message, dict(refusal.details))
+    except DockyardError as error:
+        return error
+
+
+def _decide(work: _Work, transaction_id: str, effect: Effect) -> Done:
+    """Has the effect; one that raises has changed nothing."""
+    match effect:
+        case Deduct(lines=lines):
+            work.keep(deduct(work.stock, lines))
+            work.deductions.append(Deduction(transaction_id, lines))
+            return Done(lines=lines)
+        case Restock():
+            deduction = work.taken_back.get(transaction_id)
+            lines = deduction.lines if deduction else ()
+            work.keep(restock(work.stock, lines))
+            return Done(lines=lines)
+        case CreateProducts(products=products, traceparent=traceparent):
+            for wanted in products:
+                _list(work, wanted, traceparent)
+            return Done(skus=tuple(product.sku for product in products))
+        case ReceiveStock(sku=sku, quantity=quantity):
+            work.keep([receive(_existing(work.stock, sku), quantity)])
+            return Done(skus=(sku,))
+        case BindKey():
+            return Done()
+
+
+def _list(work: _Work, wanted: Product, traceparent: str) -> None:
+    """Adds the product, or gives the one that exists its new name and price."""
+    known = work.stock.get(wanted.sku)
+    product = wanted if known is None else relist(known, wanted)
+    if product is not known:
+        work.stock[product.sku] = product
+        work.listings[product.sku] = Listing(product, traceparent)
 
 
 def _skus(command: Command, taken_back: Mapping[str, Deduction]) -> Sequence[str]:
@@ -148,9 +182,11 @@ def _skus(command: Command, taken_back: Mapping[str, Deduction]) -> Sequence[str
             return [product.sku for product in products]
         case ReceiveStock(sku=sku):
             return [sku]
+        case BindKey():
+            return []
 
 
-def _existing(stock: dict[str, Product], sku: str) -> Product:
+def _existing(stock: Mapping[str, Product], sku: str) -> Product:
     if sku not in stock:
         raise NotFound(f"there is no product {sku}")
     return stock[sku]

@@ -19,7 +19,7 @@ class Deduction:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A new product, and the trace in which it was asked for."""
+    """A product as it is offered from now on, and the trace in which that was asked for."""
 
     product: Product
     traceparent: str
@@ -34,8 +34,18 @@ class Products(Protocol):
         """Keeps the stock of products that were locked."""
         ...
 
-    async def add(self, listings: Sequence[Listing]) -> None:
-        """Adds new products and announces them; those whose sku exists are left alone."""
+    async def relist(self, products: Sequence[Product]) -> None:
+        """Keeps the name, price and revision of products that were locked."""
+        ...
+
+    async def add(self, products: Sequence[Product]) -> None:
+        """Adds new products. Raises Unavailable when somebody else added one of them meanwhile."""
+        ...
+
+
+class Catalogue(Protocol):
+    async def announce(self, listings: Sequence[Listing]) -> None:
+        """Tells the world, if the transaction commits."""
         ...
 
 
@@ -53,6 +63,8 @@ class Unit(Protocol):
     @property
     def products(self) -> Products: ...
     @property
+    def catalogue(self) -> Catalogue: ...
+    @property
     def deductions(self) -> Deductions: ...
     @property
     def barrier(self) -> Barrier: ...
@@ -67,6 +79,10 @@ class Units(Protocol):
 class Queries(Protocol):
     async def get(self, sku: str) -> Product:
         """Raises NotFound."""
+        ...
+
+    async def many(self, skus: Sequence[str]) -> list[Product]:
+        """Those of these products that exist, in this order."""
         ...
 
     async def page(self, after: str, limit: int) -> tuple[list[Product], str]:

@@ -2,12 +2,13 @@
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from libs.kernel.errors import NotFound
+from libs.kernel.errors import NotFound, Unavailable
 from libs.kernel.money import Money
 from libs.messaging.event import OutgoingEvent
 from libs.messaging.outbox import Outbox
@@ -38,19 +39,30 @@ SAVE_STOCK = text(
     """
 ).bindparams(*texts("sku"), *bigints("on_hand", "reserved", "sold", "received"))
 
-# New products; one that exists stays as it is and is not announced again.
+# What the products are called and cost from now on.
+RELIST = text(
+    """
+    UPDATE products SET name = new.name, price_minor = new.price_minor, currency = new.currency, revision = new.revision
+      FROM unnest(:sku, :name, :price_minor, :currency, :revision) AS new (sku, name, price_minor, currency, revision)
+     WHERE products.sku = new.sku
+    """
+).bindparams(*texts("sku", "name", "currency"), *bigints("price_minor", "revision"))
+
+# New products; one that somebody else added meanwhile stays as it is and is not answered.
 ADD = text(
     """
     INSERT INTO products (sku, name, price_minor, currency, on_hand, reserved, sold, received, revision)
-    SELECT sku, name, price_minor, currency, on_hand, 0, 0, on_hand, revision
-      FROM unnest(:sku, :name, :price_minor, :currency, :on_hand, :revision)
-           AS new (sku, name, price_minor, currency, on_hand, revision)
-     ORDER BY sku
+    SELECT * FROM unnest(:sku, :name, :price_minor, :currency, :on_hand, :reserved, :sold, :received, :revision)
+     ORDER BY 1
     ON CONFLICT DO NOTHING
     RETURNING sku
     """
-).bindparams(*texts("sku", "name", "currency"), *bigints("price_minor", "on_hand", "revision"))
+).bindparams(
+    *texts("sku", "name", "currency"),
+    *bigints("price_minor", "on_hand", "reserved", "sold", "received", "revision"),
+)
 
+# What each transaction took: the record by which it is given back.
 ADD_DEDUCTIONS = text(
     """
     INSERT INTO deductions (transaction_id, lines, status)
@@ -68,16 +80,15 @@ TAKE_BACK = text(
 ).bindparams(*texts("transaction_ids"))
 
 ONE = text(_COLUMNS + " WHERE sku = :sku")
+MANY = text(_COLUMNS + " WHERE sku = ANY(:skus)").bindparams(*texts("skus"))
 PAGE = text(_COLUMNS + " WHERE sku > :after ORDER BY sku LIMIT :limit")
 
 _decode_lines = msgspec.json.Decoder(tuple[Line, ...]).decode
 
 
 class PostgresProducts:
-    def __init__(self, connection: AsyncConnection, clock: Clock, ids: Ids) -> None:
+    def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
-        self._clock = clock
-        self._ids = ids
 
     async def lock(self, skus: Collection[str]) -> Mapping[str, Product]:
         if not skus:
@@ -87,35 +98,51 @@ class PostgresProducts:
 
     async def save_stock(self, products: Sequence[Product]) -> None:
         if products:
-            await self._connection.execute(
-                SAVE_STOCK,
-                {
-                    "sku": [product.sku for product in products],
-                    "on_hand": [product.on_hand for product in products],
-                    "reserved": [product.reserved for product in products],
-                    "sold": [product.sold for product in products],
-                    "received": [product.received for product in products],
-                },
-            )
+            await self._connection.execute(SAVE_STOCK, _stock_columns(products))
 
-    async def add(self, listings: Sequence[Listing]) -> None:
-        if not listings:
+    async def relist(self, products: Sequence[Product]) -> None:
+        if products:
+            await self._connection.execute(RELIST, _listing_columns(products))
+
+    async def add(self, products: Sequence[Product]) -> None:
+        if not products:
             return
-        products = [listing.product for listing in listings]
-        rows = await self._connection.execute(
-            ADD,
-            {
-                "sku": [product.sku for product in products],
-                "name": [product.name for product in products],
-                "price_minor": [product.price.minor_units for product in products],
-                "currency": [product.price.currency for product in products],
-                "on_hand": [product.on_hand for product in products],
-                "revision": [product.revision for product in products],
-            },
-        )
-        added = set(rows.scalars())
-        listed = [self._listed(listing) for listing in listings if listing.product.sku in added]
-        await Outbox(self._connection).add(listed)
+        rows = await self._connection.execute(ADD, {**_listing_columns(products), **_stock_columns(products)})
+        if len(rows.all()) < len(products):
+            raise Unavailable("somebody else is adding the same products; try again", code="products-contended")
+
+
+def _stock_columns(products: Sequence[Product]) -> dict[str, list[Any]]:
+    return {
+        "sku": [product.sku for product in products],
+        "on_hand": [product.on_hand for product in products],
+        "reserved": [product.reserved for product in products],
+        "sold": [product.sold for product in products],
+        "received": [product.received for product in products],
+    }
+
+
+def _listing_columns(products: Sequence[Product]) -> dict[str, list[Any]]:
+    return {
+        "sku": [product.sku for product in products],
+        "name": [product.name for product in products],
+        "price_minor": [product.price.minor_units for product in products],
+        "currency": [product.price.currency for product in products],
+        "revision": [product.revision for product in products],
+    }
+
+
+class PostgresCatalogue:
+    """Announces through the outbox."""
+
+    def __init__(self, connection: AsyncConnection, clock: Clock, ids: Ids) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._ids = ids
+
+    async def announce(self, listings: Sequence[Listing]) -> None:
+        if listings:
+            await Outbox(self._connection).add([self._listed(listing) for listing in listings])
 
     def _listed(self, listing: Listing) -> OutgoingEvent:
         product = listing.product
@@ -160,7 +187,8 @@ class PostgresDeductions:
 
 class PostgresUnit:
     def __init__(self, connection: AsyncConnection, clock: Clock, ids: Ids) -> None:
-        self.products = PostgresProducts(connection, clock, ids)
+        self.products = PostgresProducts(connection)
+        self.catalogue = PostgresCatalogue(connection, clock, ids)
         self.deductions = PostgresDeductions(connection)
         self.barrier = PostgresBarrier(connection)
 
@@ -194,6 +222,12 @@ class ProductQueries:
         if row is None:
             raise NotFound(f"there is no product {sku}")
         return _product(*row)
+
+    async def many(self, skus: Sequence[str]) -> list[Product]:
+        async with self._database.read() as connection:
+            rows = await connection.execute(MANY, {"skus": list(skus)})
+            found = {row[0]: _product(*row) for row in rows}
+        return [found[sku] for sku in skus if sku in found]
 
     async def page(self, after: str, limit: int) -> tuple[list[Product], str]:
         """Products by sku, and the key of the next page; "" at the end."""

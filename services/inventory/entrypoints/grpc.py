@@ -8,17 +8,16 @@ import grpc
 from libs.kernel.errors import Invalid
 from libs.kernel.money import Money
 from libs.runtime.batch_rpc import execute_batch
-from libs.runtime.http_edge import decode_page_token, encode_page_token
+from libs.runtime.http_edge import KEY_LETTERS_MAX
 from proto.inventory.v1 import inventory_pb2, inventory_pb2_grpc
 from proto.kernel.v1 import kernel_pb2
 from proto.participant.v1 import participant_pb2
-from services.inventory.domain import Line, Product, new_product
-from services.inventory.entrypoints.desk import Desk
+from services.inventory.domain import Line, Product, check_text, new_product
+from services.inventory.entrypoints.desk import DEDUCT, Desk
 
 PAGE_SIZE_MAX = 1000
 PAGE_SIZE = 100
 PRODUCTS_MAX = 1000
-KEY_LETTERS_MAX = 255
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -38,14 +37,13 @@ class InventoryServicer(inventory_pb2_grpc.InventoryServiceServicer):
             new_product(one.sku, one.name, Money(one.price.minor_units, one.price.currency), one.on_hand)
             for one in request.products
         ]
-        done = await self._desk.create(_key(request.idempotency_key), wanted)
-        products = [await self._desk.queries.get(sku) for sku in done.skus]
+        products = await self._desk.create(_key(request.idempotency_key), wanted)
         return inventory_pb2.CreateProductsResponse(products=[_product(one) for one in products])
 
     async def GetProduct(
         self, request: inventory_pb2.GetProductRequest, context: Context
     ) -> inventory_pb2.GetProductResponse:
-        return inventory_pb2.GetProductResponse(product=_product(await self._desk.queries.get(request.sku)))
+        return inventory_pb2.GetProductResponse(product=_product(await self._desk.product(request.sku)))
 
     async def ListProducts(
         self, request: inventory_pb2.ListProductsRequest, context: Context
@@ -53,25 +51,25 @@ class InventoryServicer(inventory_pb2_grpc.InventoryServiceServicer):
         limit = request.page_size or PAGE_SIZE
         if not 1 <= limit <= PAGE_SIZE_MAX:
             raise Invalid(f"page_size is 1 to {PAGE_SIZE_MAX}, not {limit}")
-        products, following = await self._desk.queries.page(decode_page_token(request.page_token), limit)
+        products, following = await self._desk.page(request.page_token, limit)
         return inventory_pb2.ListProductsResponse(
-            products=[_product(one) for one in products], next_page_token=encode_page_token(following)
+            products=[_product(one) for one in products], next_page_token=following
         )
 
     async def ReceiveStock(
         self, request: inventory_pb2.ReceiveStockRequest, context: Context
     ) -> inventory_pb2.ReceiveStockResponse:
-        await self._desk.receive(_key(request.idempotency_key), request.sku, request.quantity)
-        return inventory_pb2.ReceiveStockResponse(product=_product(await self._desk.queries.get(request.sku)))
+        product = await self._desk.receive(_key(request.idempotency_key), request.sku, request.quantity)
+        return inventory_pb2.ReceiveStockResponse(product=_product(product))
 
     async def DeductStock(
         self, request: inventory_pb2.DeductStockRequest, context: Context
     ) -> inventory_pb2.DeductStockResponse:
-        done = await self._desk.deduct(_key(request.transaction_id), _lines(request.lines))
+        done = await self._desk.deduct(request.transaction_id, _lines(request.lines))
         return inventory_pb2.DeductStockResponse(deducted=inventory_pb2.StockDeducted(lines=_messages(done.lines)))
 
     async def Restock(self, request: inventory_pb2.RestockRequest, context: Context) -> inventory_pb2.RestockResponse:
-        done = await self._desk.restock(_key(request.transaction_id))
+        done = await self._desk.restock(request.transaction_id)
         return inventory_pb2.RestockResponse(restocked=inventory_pb2.Restocked(lines=_messages(done.lines)))
 
     async def ExecuteBatch(
@@ -81,12 +79,14 @@ class InventoryServicer(inventory_pb2_grpc.InventoryServiceServicer):
 
     async def _execute(self, command: inventory_pb2.Command) -> inventory_pb2.Result:
         key = command.context
+        if key.step != DEDUCT:
+            raise Invalid(f"the step of a deduction and of its undo is {DEDUCT}")
         match command.WhichOneof("command"), key.operation:
             case "deduct_stock", participant_pb2.OPERATION_DO:
-                done = await self._desk.deduct(key.transaction_id, _lines(command.deduct_stock.lines), key.step)
+                done = await self._desk.deduct(key.transaction_id, _lines(command.deduct_stock.lines))
                 return inventory_pb2.Result(stock_deducted=inventory_pb2.StockDeducted(lines=_messages(done.lines)))
             case "restock", participant_pb2.OPERATION_UNDO:
-                done = await self._desk.restock(key.transaction_id, key.step)
+                done = await self._desk.restock(key.transaction_id)
                 return inventory_pb2.Result(restocked=inventory_pb2.Restocked(lines=_messages(done.lines)))
             case _:
                 raise Invalid("a command is deduct_stock to do, or restock to undo")
@@ -99,9 +99,7 @@ def _failed(error: participant_pb2.Refusal | participant_pb2.Fault) -> inventory
 
 
 def _key(key: str) -> str:
-    if not 1 <= len(key) <= KEY_LETTERS_MAX:
-        raise Invalid(f"a key has 1 to {KEY_LETTERS_MAX} characters")
-    return key
+    return check_text("idempotency_key", key, KEY_LETTERS_MAX)
 
 
 def _lines(lines: Sequence[kernel_pb2.Line]) -> list[Line]:

@@ -2,18 +2,23 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from libs.kernel.money import Money
-from libs.runtime.http_edge import decode_page_token, encode_page_token, idempotency_key, json_response
+from libs.runtime.http_edge import idempotency_key, json_response
 from services.inventory.domain import LINES_MAX, ON_HAND_MAX, QUANTITY_MAX, Line, new_product
-from services.inventory.entrypoints.desk import Desk
+from services.inventory.entrypoints.desk import DEDUCT, RESTOCK, Desk
 
 PAGE_SIZE_MAX = 1000
 PRODUCTS_MAX = 1000
 
-Identifier = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")]
+IDENTIFIER = r"^[A-Za-z0-9._:-]+$"
+
+Identifier = Annotated[str, Field(min_length=1, max_length=64, pattern=IDENTIFIER)]
+SkuInPath = Annotated[str, Path(max_length=64, pattern=IDENTIFIER)]
+# Also the transactions that are named after an Idempotency-Key, which may be any visible text.
+TransactionInPath = Annotated[str, Path(max_length=260, pattern=r"^[!-~]+$")]
 Key = Annotated[str, Depends(idempotency_key)]
 
 
@@ -67,7 +72,7 @@ class ProductOut(BaseModel):
 
 
 class ProductsOut(BaseModel):
-    skus: list[str]
+    products: list[ProductOut]
 
 
 class ProductPageOut(BaseModel):
@@ -86,18 +91,17 @@ def router(desk: Desk) -> APIRouter:
 
     @routes.post("/products", status_code=201, response_model=ProductsOut)
     async def create_products(body: ProductsIn, key: Key) -> Response:
-        """Creates products with their first stock; those that exist stay as they are."""
+        """Creates products with their first stock; one that exists gets the name and the price, and keeps its stock."""
         products = [
             new_product(one.sku, one.name, Money(one.price.minor_units, one.price.currency), one.on_hand)
             for one in body.products
         ]
-        done = await desk.create(key, products)
-        return json_response({"skus": done.skus}, 201)
+        return json_response({"products": await desk.create(key, products)}, 201)
 
     @routes.get("/products/{sku}", response_model=ProductOut)
-    async def get_product(sku: str) -> Response:
+    async def get_product(sku: SkuInPath) -> Response:
         """One product with its price and stock."""
-        return json_response(await desk.queries.get(sku))
+        return json_response(await desk.product(sku))
 
     @routes.get("/products", response_model=ProductPageOut)
     async def list_products(
@@ -105,25 +109,28 @@ def router(desk: Desk) -> APIRouter:
         page_token: Annotated[str, Query(max_length=200)] = "",
     ) -> Response:
         """Products by sku."""
-        products, following = await desk.queries.page(decode_page_token(page_token), page_size)
-        return json_response({"products": products, "next_page_token": encode_page_token(following)})
+        products, following = await desk.page(page_token, page_size)
+        return json_response({"products": products, "next_page_token": following})
 
     @routes.post("/products/{sku}/receipts", status_code=201, response_model=ProductOut)
-    async def receive_stock(sku: str, body: ReceiptIn, key: Key) -> Response:
+    async def receive_stock(sku: SkuInPath, body: ReceiptIn, key: Key) -> Response:
         """Adds a delivery to the stock."""
-        await desk.receive(key, sku, body.quantity)
-        return json_response(await desk.queries.get(sku), 201)
+        return json_response(await desk.receive(key, sku, body.quantity), 201)
 
     @routes.post("/deductions", status_code=201, response_model=MovedOut)
     async def deduct_stock(body: DeductionIn, key: Key) -> Response:
         """Takes stock for a transaction: all lines or none."""
+        lines = [Line(line.sku, line.quantity) for line in body.lines]
+        if body.transaction_id is not None:
+            await desk.bind(key, DEDUCT, (body.transaction_id, lines))
         transaction_id = body.transaction_id or f"key:{key}"
-        done = await desk.deduct(transaction_id, [Line(line.sku, line.quantity) for line in body.lines])
+        done = await desk.deduct(transaction_id, lines)
         return json_response({"transaction_id": transaction_id, "lines": done.lines}, 201)
 
     @routes.post("/deductions/{transaction_id}/restock", response_model=MovedOut)
-    async def restock(transaction_id: str, key: Key) -> Response:
+    async def restock(transaction_id: TransactionInPath, key: Key) -> Response:
         """Puts back what a transaction took; one that took nothing can take nothing afterwards."""
+        await desk.bind(key, RESTOCK, transaction_id)
         done = await desk.restock(transaction_id)
         return json_response({"transaction_id": transaction_id, "lines": done.lines})
 

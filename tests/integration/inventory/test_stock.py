@@ -5,17 +5,19 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
+import pytest
 import pytest_asyncio
 
 import services.inventory
-from libs.kernel.errors import DockyardError, Mismatch, Refused
+from libs.kernel.errors import DockyardError, Mismatch, Refused, Unavailable
 from libs.kernel.money import Money
 from libs.runtime.batching import Batcher
 from libs.runtime.clock import Ids, SystemClock
 from libs.runtime.database import Database
 from libs.tcc.barrier import Entry, Key, Operation
+from proto.events.v1 import events_pb2
 from services.inventory.adapters.units import PostgresUnits
-from services.inventory.domain import Line, new_product
+from services.inventory.domain import Line, Product, new_product
 from services.inventory.handlers import Command, CreateProducts, Deduct, Done, InventoryHandlers, Restock, batch_key
 from tests.conftest import MakeDatabase
 
@@ -23,9 +25,10 @@ MIGRATIONS = Path(services.inventory.__path__[0]) / "migrations"
 
 
 class Store:
-    def __init__(self, url: str, handlers: InventoryHandlers) -> None:
+    def __init__(self, url: str, units: PostgresUnits) -> None:
         self.url = url
-        self.handlers = handlers
+        self.units = units
+        self.handlers = InventoryHandlers(units)
 
     async def execute(self, *commands: Command) -> list[Done | DockyardError]:
         return list(await self.handlers.execute(commands))
@@ -36,18 +39,31 @@ class Store:
         await connection.close()
         return (row["on_hand"], row["sold"])
 
+    async def announced(self) -> list[tuple[str, int, int]]:
+        """Every listing that was written down to be published: sku, price, revision."""
+        connection = await asyncpg.connect(self.url)
+        rows = await connection.fetch(
+            "SELECT data FROM outbox WHERE topic = 'catalogue' ORDER BY transaction_id, sequence"
+        )
+        await connection.close()
+        listed = [events_pb2.ProductListed.FromString(row["data"]) for row in rows]
+        return [(one.sku, one.price.minor_units, one.revision) for one in listed]
+
 
 @pytest_asyncio.fixture
 async def store(make_database: MakeDatabase) -> AsyncIterator[Store]:
     url = await make_database("inventory", MIGRATIONS)
     database = Database.open(url, 8, "test")
     clock = SystemClock()
-    store = Store(url, InventoryHandlers(PostgresUnits(database, clock, Ids(clock))))
-    products = [new_product(sku, sku, Money(100, "EUR"), count) for sku, count in {"lamp": 10, "rope": 1}.items()]
-    key = Key("key:create", "create-products", Operation.DO)
-    await store.execute(Command(Entry(key, b"create"), CreateProducts(tuple(products))))
+    store = Store(url, PostgresUnits(database, clock, Ids(clock)))
+    await store.execute(create("first", lamp=10, rope=1))
     yield store
     await database.close()
+
+
+def create(key: str, price: int = 100, **stock: int) -> Command:
+    products = tuple(new_product(sku, sku, Money(price, "EUR"), count) for sku, count in stock.items())
+    return Command(Entry(Key(f"key:{key}", "create-products", Operation.DO), b"create"), CreateProducts(products))
 
 
 def deduct(transaction_id: str, fingerprint: bytes = b"do", **lines: int) -> Command:
@@ -121,3 +137,33 @@ async def test_two_hundred_customers_at_once_never_sell_what_is_not_there(store:
     assert sold <= 10
     on_hand, gone = await store.stock("lamp")
     assert (on_hand + gone, gone) == (10, sold)
+
+
+async def test_a_product_is_announced_when_it_is_new_and_when_its_price_changes(store: Store) -> None:
+    assert await store.announced() == [("lamp", 100, 1), ("rope", 100, 1)]
+    await store.execute(create("same", lamp=99))
+    await store.execute(deduct("t1", lamp=1))
+    await store.execute(create("dearer", 120, lamp=99), create("dearer still", 130, lamp=99, bolt=1))
+    assert (await store.announced())[2:] == [("lamp", 130, 3), ("bolt", 130, 1)]
+    assert await store.stock("lamp") == (9, 1)
+
+
+async def test_a_new_product_can_be_taken_in_the_batch_that_creates_it(store: Store) -> None:
+    assert codes(await store.execute(create("k", bolt=2), deduct("t1", bolt=1), deduct("t2", bolt=2))) == [
+        "done",
+        "done",
+        "out-of-stock",
+    ]
+    assert await store.stock("bolt") == (1, 1)
+
+
+async def test_who_loses_the_race_to_create_a_product_is_asked_to_try_again(store: Store) -> None:
+    lamp = new_product("lamp", "Another lamp", Money(1, "EUR"), 1)
+    with pytest.raises(Unavailable):
+        await add(store, lamp)
+    assert await store.stock("lamp") == (10, 0)
+
+
+async def add(store: Store, product: Product) -> None:
+    async with store.units.open() as unit:
+        await unit.products.add([product])

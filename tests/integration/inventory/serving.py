@@ -1,0 +1,36 @@
+"""The inventory service as its process builds it, on real sockets."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+
+from libs.runtime.grpc_edge import channel
+from proto.inventory.v1 import inventory_pb2_grpc
+from services.inventory.config import InventorySettings
+from services.inventory.main import build
+from tests.integration.edge.serving import serve_http
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    http: httpx.AsyncClient
+    # Known to type checkers only.
+    stub: "inventory_pb2_grpc.InventoryServiceAsyncStub"
+
+
+@asynccontextmanager
+async def serve_inventory(database_url: str) -> AsyncIterator[Served]:
+    """Both entrances of the service; what it has begun ends before it does."""
+    settings = InventorySettings(database_url=database_url, http_port=1)
+    async with build(settings) as entrances:
+        server = entrances.grpc_server
+        assert server is not None
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with serve_http(entrances.app) as client, channel(f"127.0.0.1:{port}") as peer:
+            yield Served(client, inventory_pb2_grpc.InventoryServiceStub(peer))
+        await server.stop(0)
+        for drain in entrances.drain:
+            await drain()
