@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from proto.kernel.v1 import kernel_pb2 as proto_dot_kernel_dot_v1_dot_kernel__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cproto/events/v1/events.proto\x12\x12\x64ockyard.events.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cproto/kernel/v1/kernel.proto\"\xf3\x01\n\x0bOrderPlaced\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\t\x12\'\n\x05lines\x18\x03 \x03(\x0b\x32\x18.dockyard.kernel.v1.Line\x12(\n\x05total\x18\x04 \x01(\x0b\x32\x19.dockyard.kernel.v1.Money\x12,\n\x07ship_to\x18\x05 \x01(\x0b\x32\x1b.dockyard.kernel.v1.Address\x12\x14\n\x0c\x63oordination\x18\x06 \x01(\t\x12&\n\x02\x61t\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"J\n\x0eOrderConfirmed\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Y\n\rOrderRejected\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Z\n\x0eOrderCancelled\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"]\n\x0cOrderShipped\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x13\n\x0bshipment_id\x18\x02 \x01(\t\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"f\n\rProductListed\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12(\n\x05price\x18\x03 \x01(\x0b\x32\x19.dockyard.kernel.v1.Money\x12\x10\n\x08revision\x18\x04 \x01(\x03\"\x86\x01\n\x12ShipmentDispatched\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x13\n\x0bshipment_id\x18\x02 \x01(\t\x12\x12\n\ncarrier_id\x18\x03 \x01(\t\x12\r\n\x05label\x18\x04 \x01(\t\x12&\n\x02\x61t\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cproto/events/v1/events.proto\x12\x12\x64ockyard.events.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cproto/kernel/v1/kernel.proto\"\x87\x02\n\x0bOrderPlaced\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\t\x12\'\n\x05lines\x18\x03 \x03(\x0b\x32\x18.dockyard.kernel.v1.Line\x12(\n\x05total\x18\x04 \x01(\x0b\x32\x19.dockyard.kernel.v1.Money\x12,\n\x07ship_to\x18\x05 \x01(\x0b\x32\x1b.dockyard.kernel.v1.Address\x12\x14\n\x0c\x63oordination\x18\x06 \x01(\t\x12&\n\x02\x61t\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncard_token\x18\x08 \x01(\t\"J\n\x0eOrderConfirmed\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Y\n\rOrderRejected\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Z\n\x0eOrderCancelled\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"]\n\x0cOrderShipped\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x13\n\x0bshipment_id\x18\x02 \x01(\t\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"f\n\rProductListed\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12(\n\x05price\x18\x03 \x01(\x0b\x32\x19.dockyard.kernel.v1.Money\x12\x10\n\x08revision\x18\x04 \x01(\x03\"\x86\x01\n\x12ShipmentDispatched\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x13\n\x0bshipment_id\x18\x02 \x01(\t\x12\x12\n\ncarrier_id\x18\x03 \x01(\t\x12\r\n\x05label\x18\x04 \x01(\t\x12&\n\x02\x61t\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc6\x01\n\x08\x43heckout\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\t\x12\'\n\x05lines\x18\x03 \x03(\x0b\x32\x18.dockyard.kernel.v1.Line\x12(\n\x05total\x18\x04 \x01(\x0b\x32\x19.dockyard.kernel.v1.Money\x12\x12\n\ncard_token\x18\x05 \x01(\t\x12,\n\x07ship_to\x18\x06 \x01(\x0b\x32\x1b.dockyard.kernel.v1.Address\"g\n\rStockDeducted\x12.\n\x08\x63heckout\x18\x01 \x01(\x0b\x32\x1c.dockyard.events.v1.Checkout\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"|\n\x0ePaymentCharged\x12.\n\x08\x63heckout\x18\x01 \x01(\x0b\x32\x1c.dockyard.events.v1.Checkout\x12\x12\n\npayment_id\x18\x02 \x01(\t\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"_\n\x0eShipmentBooked\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x13\n\x0bshipment_id\x18\x02 \x01(\t\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"g\n\x0cStockRefused\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"i\n\x0ePaymentRefused\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"j\n\x0fShipmentRefused\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"l\n\x11\x43heckoutWithdrawn\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"l\n\x11ShipmentCancelled\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"j\n\x0fPaymentRefunded\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"h\n\rStockReturned\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,17 +34,39 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'proto.events.v1.events_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ORDERPLACED']._serialized_start=116
-  _globals['_ORDERPLACED']._serialized_end=359
-  _globals['_ORDERCONFIRMED']._serialized_start=361
-  _globals['_ORDERCONFIRMED']._serialized_end=435
-  _globals['_ORDERREJECTED']._serialized_start=437
-  _globals['_ORDERREJECTED']._serialized_end=526
-  _globals['_ORDERCANCELLED']._serialized_start=528
-  _globals['_ORDERCANCELLED']._serialized_end=618
-  _globals['_ORDERSHIPPED']._serialized_start=620
-  _globals['_ORDERSHIPPED']._serialized_end=713
-  _globals['_PRODUCTLISTED']._serialized_start=715
-  _globals['_PRODUCTLISTED']._serialized_end=817
-  _globals['_SHIPMENTDISPATCHED']._serialized_start=820
-  _globals['_SHIPMENTDISPATCHED']._serialized_end=954
+  _globals['_ORDERPLACED']._serialized_end=379
+  _globals['_ORDERCONFIRMED']._serialized_start=381
+  _globals['_ORDERCONFIRMED']._serialized_end=455
+  _globals['_ORDERREJECTED']._serialized_start=457
+  _globals['_ORDERREJECTED']._serialized_end=546
+  _globals['_ORDERCANCELLED']._serialized_start=548
+  _globals['_ORDERCANCELLED']._serialized_end=638
+  _globals['_ORDERSHIPPED']._serialized_start=640
+  _globals['_ORDERSHIPPED']._serialized_end=733
+  _globals['_PRODUCTLISTED']._serialized_start=735
+  _globals['_PRODUCTLISTED']._serialized_end=837
+  _globals['_SHIPMENTDISPATCHED']._serialized_start=840
+  _globals['_SHIPMENTDISPATCHED']._serialized_end=974
+  _globals['_CHECKOUT']._serialized_start=977
+  _globals['_CHECKOUT']._serialized_end=1175
+  _globals['_STOCKDEDUCTED']._serialized_start=1177
+  _globals['_STOCKDEDUCTED']._serialized_end=1280
+  _globals['_PAYMENTCHARGED']._serialized_start=1282
+  _globals['_PAYMENTCHARGED']._serialized_end=1406
+  _globals['_SHIPMENTBOOKED']._serialized_start=1408
+  _globals['_SHIPMENTBOOKED']._serialized_end=1503
+  _globals['_STOCKREFUSED']._serialized_start=1505
+  _globals['_STOCKREFUSED']._serialized_end=1608
+  _globals['_PAYMENTREFUSED']._serialized_start=1610
+  _globals['_PAYMENTREFUSED']._serialized_end=1715
+  _globals['_SHIPMENTREFUSED']._serialized_start=1717
+  _globals['_SHIPMENTREFUSED']._serialized_end=1823
+  _globals['_CHECKOUTWITHDRAWN']._serialized_start=1825
+  _globals['_CHECKOUTWITHDRAWN']._serialized_end=1933
+  _globals['_SHIPMENTCANCELLED']._serialized_start=1935
+  _globals['_SHIPMENTCANCELLED']._serialized_end=2043
+  _globals['_PAYMENTREFUNDED']._serialized_start=2045
+  _globals['_PAYMENTREFUNDED']._serialized_end=2151
+  _globals['_STOCKRETURNED']._serialized_start=2153
+  _globals['_STOCKRETURNED']._serialized_end=2257
 # @@protoc_insertion_point(module_scope)

@@ -377,30 +377,51 @@ class RestockDeducted(_message.Message):
 Global___RestockDeducted: _TypeAlias = RestockDeducted  # noqa: Y015
 
 @_typing.final
+class ConfirmDeduction(_message.Message):
+    """Makes a held or prepared deduction final."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmDeduction: _TypeAlias = ConfirmDeduction  # noqa: Y015
+
+@_typing.final
 class Command(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CONTEXT_FIELD_NUMBER: _builtins.int
     DEDUCT_STOCK_FIELD_NUMBER: _builtins.int
     RESTOCK_FIELD_NUMBER: _builtins.int
+    CONFIRM_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def context(self) -> _participant_pb2.CommandContext: ...
     @_builtins.property
     def deduct_stock(self) -> Global___DeductStock: ...
     @_builtins.property
     def restock(self) -> Global___RestockDeducted: ...
+    @_builtins.property
+    def confirm(self) -> Global___ConfirmDeduction: ...
     def __init__(
         self,
         *,
         context: _participant_pb2.CommandContext | None = ...,
         deduct_stock: Global___DeductStock | None = ...,
         restock: Global___RestockDeducted | None = ...,
+        confirm: Global___ConfirmDeduction | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "context", b"context", "deduct_stock", b"deduct_stock", "restock", b"restock"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "confirm", b"confirm", "context", b"context", "deduct_stock", b"deduct_stock", "restock", b"restock"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "context", b"context", "deduct_stock", b"deduct_stock", "restock", b"restock"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "confirm", b"confirm", "context", b"context", "deduct_stock", b"deduct_stock", "restock", b"restock"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["deduct_stock", "restock"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["deduct_stock", "restock", "confirm"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -449,6 +470,28 @@ class Restocked(_message.Message):
 Global___Restocked: _TypeAlias = Restocked  # noqa: Y015
 
 @_typing.final
+class DeductionConfirmed(_message.Message):
+    """Lines are empty when the deduction had been taken back before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[_kernel_pb2.Line]: ...
+    def __init__(
+        self,
+        *,
+        lines: _abc.Iterable[_kernel_pb2.Line] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeductionConfirmed: _TypeAlias = DeductionConfirmed  # noqa: Y015
+
+@_typing.final
 class Result(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -456,6 +499,7 @@ class Result(_message.Message):
     RESTOCKED_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     FAULT_FIELD_NUMBER: _builtins.int
+    CONFIRMED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def stock_deducted(self) -> Global___StockDeducted: ...
     @_builtins.property
@@ -464,6 +508,8 @@ class Result(_message.Message):
     def refused(self) -> _participant_pb2.Refusal: ...
     @_builtins.property
     def fault(self) -> _participant_pb2.Fault: ...
+    @_builtins.property
+    def confirmed(self) -> Global___DeductionConfirmed: ...
     def __init__(
         self,
         *,
@@ -471,12 +517,13 @@ class Result(_message.Message):
         restocked: Global___Restocked | None = ...,
         refused: _participant_pb2.Refusal | None = ...,
         fault: _participant_pb2.Fault | None = ...,
+        confirmed: Global___DeductionConfirmed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fault", b"fault", "refused", b"refused", "restocked", b"restocked", "result", b"result", "stock_deducted", b"stock_deducted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "fault", b"fault", "refused", b"refused", "restocked", b"restocked", "result", b"result", "stock_deducted", b"stock_deducted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fault", b"fault", "refused", b"refused", "restocked", b"restocked", "result", b"result", "stock_deducted", b"stock_deducted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "fault", b"fault", "refused", b"refused", "restocked", b"restocked", "result", b"result", "stock_deducted", b"stock_deducted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["stock_deducted", "restocked", "refused", "fault"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["stock_deducted", "restocked", "refused", "fault", "confirmed"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -521,3 +568,42 @@ class ExecuteBatchResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExecuteBatchResponse: _TypeAlias = ExecuteBatchResponse  # noqa: Y015
+
+@_typing.final
+class GetTrailRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSACTION_ID_FIELD_NUMBER: _builtins.int
+    transaction_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        transaction_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["transaction_id", b"transaction_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTrailRequest: _TypeAlias = GetTrailRequest  # noqa: Y015
+
+@_typing.final
+class GetTrailResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRAIL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def trail(self) -> _participant_pb2.Trail: ...
+    def __init__(
+        self,
+        *,
+        trail: _participant_pb2.Trail | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["trail", b"trail"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["trail", b"trail"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTrailResponse: _TypeAlias = GetTrailResponse  # noqa: Y015

@@ -65,6 +65,11 @@ class InventoryServiceStub:
                 request_serializer=proto_dot_inventory_dot_v1_dot_inventory__pb2.RestockRequest.SerializeToString,
                 response_deserializer=proto_dot_inventory_dot_v1_dot_inventory__pb2.RestockResponse.FromString,
                 _registered_method=True)
+        self.GetTrail = channel.unary_unary(
+                '/dockyard.inventory.v1.InventoryService/GetTrail',
+                request_serializer=proto_dot_inventory_dot_v1_dot_inventory__pb2.GetTrailRequest.SerializeToString,
+                response_deserializer=proto_dot_inventory_dot_v1_dot_inventory__pb2.GetTrailResponse.FromString,
+                _registered_method=True)
         self.ExecuteBatch = channel.unary_unary(
                 '/dockyard.inventory.v1.InventoryService/ExecuteBatch',
                 request_serializer=proto_dot_inventory_dot_v1_dot_inventory__pb2.ExecuteBatchRequest.SerializeToString,
@@ -114,6 +119,13 @@ class InventoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTrail(self, request, context):
+        """What inventory did for a transaction.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExecuteBatch(self, request, context):
         """For coordinators: many commands in one call, one result for each, in the same order.
         """
@@ -153,6 +165,11 @@ def add_InventoryServiceServicer_to_server(servicer, server):
                     servicer.Restock,
                     request_deserializer=proto_dot_inventory_dot_v1_dot_inventory__pb2.RestockRequest.FromString,
                     response_serializer=proto_dot_inventory_dot_v1_dot_inventory__pb2.RestockResponse.SerializeToString,
+            ),
+            'GetTrail': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTrail,
+                    request_deserializer=proto_dot_inventory_dot_v1_dot_inventory__pb2.GetTrailRequest.FromString,
+                    response_serializer=proto_dot_inventory_dot_v1_dot_inventory__pb2.GetTrailResponse.SerializeToString,
             ),
             'ExecuteBatch': grpc.unary_unary_rpc_method_handler(
                     servicer.ExecuteBatch,
@@ -323,6 +340,33 @@ class InventoryService:
             '/dockyard.inventory.v1.InventoryService/Restock',
             proto_dot_inventory_dot_v1_dot_inventory__pb2.RestockRequest.SerializeToString,
             proto_dot_inventory_dot_v1_dot_inventory__pb2.RestockResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTrail(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dockyard.inventory.v1.InventoryService/GetTrail',
+            proto_dot_inventory_dot_v1_dot_inventory__pb2.GetTrailRequest.SerializeToString,
+            proto_dot_inventory_dot_v1_dot_inventory__pb2.GetTrailResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,8 @@ class InventoryServiceStub:
     """Takes stock for a transaction: all lines or none."""
     Restock: _grpc.UnaryUnaryMultiCallable[_inventory_pb2.RestockRequest, _inventory_pb2.RestockResponse]
     """Puts back what a transaction took. A transaction that took nothing can take nothing afterwards."""
+    GetTrail: _grpc.UnaryUnaryMultiCallable[_inventory_pb2.GetTrailRequest, _inventory_pb2.GetTrailResponse]
+    """What inventory did for a transaction."""
     ExecuteBatch: _grpc.UnaryUnaryMultiCallable[_inventory_pb2.ExecuteBatchRequest, _inventory_pb2.ExecuteBatchResponse]
     """For coordinators: many commands in one call, one result for each, in the same order."""
 
@@ -57,6 +59,8 @@ class InventoryServiceAsyncStub(InventoryServiceStub):
     """Takes stock for a transaction: all lines or none."""
     Restock: _aio.UnaryUnaryMultiCallable[_inventory_pb2.RestockRequest, _inventory_pb2.RestockResponse]  # type: ignore[assignment]
     """Puts back what a transaction took. A transaction that took nothing can take nothing afterwards."""
+    GetTrail: _aio.UnaryUnaryMultiCallable[_inventory_pb2.GetTrailRequest, _inventory_pb2.GetTrailResponse]  # type: ignore[assignment]
+    """What inventory did for a transaction."""
     ExecuteBatch: _aio.UnaryUnaryMultiCallable[_inventory_pb2.ExecuteBatchRequest, _inventory_pb2.ExecuteBatchResponse]  # type: ignore[assignment]
     """For coordinators: many commands in one call, one result for each, in the same order."""
 
@@ -106,6 +110,14 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inventory_pb2.RestockResponse, _abc.Awaitable[_inventory_pb2.RestockResponse]]:
         """Puts back what a transaction took. A transaction that took nothing can take nothing afterwards."""
+
+    @_abc_1.abstractmethod
+    def GetTrail(
+        self,
+        request: _inventory_pb2.GetTrailRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inventory_pb2.GetTrailResponse, _abc.Awaitable[_inventory_pb2.GetTrailResponse]]:
+        """What inventory did for a transaction."""
 
     @_abc_1.abstractmethod
     def ExecuteBatch(

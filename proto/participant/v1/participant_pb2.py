@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&proto/participant/v1/participant.proto\x12\x17\x64ockyard.participant.v1\"\xad\x01\n\x0e\x43ommandContext\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\t\x12\x35\n\toperation\x18\x03 \x01(\x0e\x32\".dockyard.participant.v1.Operation\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\x12\x18\n\x10\x64\x65\x61\x64line_unix_ms\x18\x05 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x05\"\x98\x01\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12>\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32-.dockyard.participant.v1.Refusal.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"p\n\x05\x46\x61ult\x12\x30\n\x04kind\x18\x01 \x01(\x0e\x32\".dockyard.participant.v1.FaultKind\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x04 \x01(\x05*L\n\tOperation\x12\x19\n\x15OPERATION_UNSPECIFIED\x10\x00\x12\x10\n\x0cOPERATION_DO\x10\x01\x12\x12\n\x0eOPERATION_UNDO\x10\x02*\\\n\tFaultKind\x12\x1a\n\x16\x46\x41ULT_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x46\x41ULT_KIND_UNAVAILABLE\x10\x01\x12\x17\n\x13\x46\x41ULT_KIND_IN_DOUBT\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&proto/participant/v1/participant.proto\x12\x17\x64ockyard.participant.v1\"\xf0\x01\n\x0e\x43ommandContext\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\t\x12\x35\n\toperation\x18\x03 \x01(\x0e\x32\".dockyard.participant.v1.Operation\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\x12\x18\n\x10\x64\x65\x61\x64line_unix_ms\x18\x05 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x05\x12/\n\x06manner\x18\x07 \x01(\x0e\x32\x1f.dockyard.participant.v1.Manner\x12\x10\n\x08lease_ms\x18\x08 \x01(\x05\"\x98\x01\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12>\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32-.dockyard.participant.v1.Refusal.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"p\n\x05\x46\x61ult\x12\x30\n\x04kind\x18\x01 \x01(\x0e\x32\".dockyard.participant.v1.FaultKind\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x04 \x01(\x05\"H\n\x06Moment\x12\x12\n\nat_unix_ms\x18\x01 \x01(\x03\x12\x0c\n\x04what\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\"E\n\x07Keeping\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\x15\n\rsince_unix_ms\x18\x02 \x01(\x03\x12\x15\n\runtil_unix_ms\x18\x03 \x01(\x03\"i\n\x05Trail\x12\x30\n\x07moments\x18\x01 \x03(\x0b\x32\x1f.dockyard.participant.v1.Moment\x12.\n\x04kept\x18\x02 \x03(\x0b\x32 .dockyard.participant.v1.Keeping*c\n\tOperation\x12\x19\n\x15OPERATION_UNSPECIFIED\x10\x00\x12\x10\n\x0cOPERATION_DO\x10\x01\x12\x12\n\x0eOPERATION_UNDO\x10\x02\x12\x15\n\x11OPERATION_CONFIRM\x10\x03*E\n\x06Manner\x12\x16\n\x12MANNER_UNSPECIFIED\x10\x00\x12\x0f\n\x0bMANNER_HOLD\x10\x01\x12\x12\n\x0eMANNER_PREPARE\x10\x02*\\\n\tFaultKind\x12\x1a\n\x16\x46\x41ULT_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x46\x41ULT_KIND_UNAVAILABLE\x10\x01\x12\x17\n\x13\x46\x41ULT_KIND_IN_DOUBT\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,16 +33,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REFUSAL_DETAILSENTRY']._loaded_options = None
   _globals['_REFUSAL_DETAILSENTRY']._serialized_options = b'8\001'
-  _globals['_OPERATION']._serialized_start=512
-  _globals['_OPERATION']._serialized_end=588
-  _globals['_FAULTKIND']._serialized_start=590
-  _globals['_FAULTKIND']._serialized_end=682
+  _globals['_OPERATION']._serialized_start=831
+  _globals['_OPERATION']._serialized_end=930
+  _globals['_MANNER']._serialized_start=932
+  _globals['_MANNER']._serialized_end=1001
+  _globals['_FAULTKIND']._serialized_start=1003
+  _globals['_FAULTKIND']._serialized_end=1095
   _globals['_COMMANDCONTEXT']._serialized_start=68
-  _globals['_COMMANDCONTEXT']._serialized_end=241
-  _globals['_REFUSAL']._serialized_start=244
-  _globals['_REFUSAL']._serialized_end=396
-  _globals['_REFUSAL_DETAILSENTRY']._serialized_start=350
-  _globals['_REFUSAL_DETAILSENTRY']._serialized_end=396
-  _globals['_FAULT']._serialized_start=398
-  _globals['_FAULT']._serialized_end=510
+  _globals['_COMMANDCONTEXT']._serialized_end=308
+  _globals['_REFUSAL']._serialized_start=311
+  _globals['_REFUSAL']._serialized_end=463
+  _globals['_REFUSAL_DETAILSENTRY']._serialized_start=417
+  _globals['_REFUSAL_DETAILSENTRY']._serialized_end=463
+  _globals['_FAULT']._serialized_start=465
+  _globals['_FAULT']._serialized_end=577
+  _globals['_MOMENT']._serialized_start=579
+  _globals['_MOMENT']._serialized_end=651
+  _globals['_KEEPING']._serialized_start=653
+  _globals['_KEEPING']._serialized_end=722
+  _globals['_TRAIL']._serialized_start=724
+  _globals['_TRAIL']._serialized_end=829
 # @@protoc_insertion_point(module_scope)

@@ -28,14 +28,40 @@ class _OperationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operation.V
     OPERATION_UNSPECIFIED: _Operation.ValueType  # 0
     OPERATION_DO: _Operation.ValueType  # 1
     OPERATION_UNDO: _Operation.ValueType  # 2
+    OPERATION_CONFIRM: _Operation.ValueType  # 3
 
 class Operation(_Operation, metaclass=_OperationEnumTypeWrapper):
-    """Whether a command has an effect or takes one back."""
+    """Whether a command has an effect, takes one back, or makes one final that was only held or prepared."""
 
 OPERATION_UNSPECIFIED: Operation.ValueType  # 0
 OPERATION_DO: Operation.ValueType  # 1
 OPERATION_UNDO: Operation.ValueType  # 2
+OPERATION_CONFIRM: Operation.ValueType  # 3
 Global___Operation: _TypeAlias = Operation  # noqa: Y015
+
+class _Manner:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MannerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Manner.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MANNER_UNSPECIFIED: _Manner.ValueType  # 0
+    """At once, and taken back by a compensation: sagas."""
+    MANNER_HOLD: _Manner.ValueType  # 1
+    """Held until it is confirmed or undone: TCC. A hold whose lease has ended asks the coordinator what became of it."""
+    MANNER_PREPARE: _Manner.ValueType  # 2
+    """Prepared in the participant's database until it is confirmed or undone: two-phase commit."""
+
+class Manner(_Manner, metaclass=_MannerEnumTypeWrapper):
+    """How an effect is had. All commands about one effect name the same manner."""
+
+MANNER_UNSPECIFIED: Manner.ValueType  # 0
+"""At once, and taken back by a compensation: sagas."""
+MANNER_HOLD: Manner.ValueType  # 1
+"""Held until it is confirmed or undone: TCC. A hold whose lease has ended asks the coordinator what became of it."""
+MANNER_PREPARE: Manner.ValueType  # 2
+"""Prepared in the participant's database until it is confirmed or undone: two-phase commit."""
+Global___Manner: _TypeAlias = Manner  # noqa: Y015
 
 class _FaultKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -72,6 +98,8 @@ class CommandContext(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     DEADLINE_UNIX_MS_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
+    MANNER_FIELD_NUMBER: _builtins.int
+    LEASE_MS_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     step: _builtins.str
     operation: Global___Operation.ValueType
@@ -81,6 +109,9 @@ class CommandContext(_message.Message):
     """After this instant the caller no longer listens. 0 means none; an undo never carries one that has passed."""
     attempt: _builtins.int
     """1 for the first try."""
+    manner: Global___Manner.ValueType
+    lease_ms: _builtins.int
+    """How long after the do a hold or a prepared effect waits before it asks the coordinator. 0 means the participant's own."""
     def __init__(
         self,
         *,
@@ -90,10 +121,12 @@ class CommandContext(_message.Message):
         traceparent: _builtins.str = ...,
         deadline_unix_ms: _builtins.int = ...,
         attempt: _builtins.int = ...,
+        manner: Global___Manner.ValueType = ...,
+        lease_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deadline_unix_ms", b"deadline_unix_ms", "operation", b"operation", "step", b"step", "traceparent", b"traceparent", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deadline_unix_ms", b"deadline_unix_ms", "lease_ms", b"lease_ms", "manner", b"manner", "operation", b"operation", "step", b"step", "traceparent", b"traceparent", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -177,3 +210,87 @@ class Fault(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Fault: _TypeAlias = Fault  # noqa: Y015
+
+@_typing.final
+class Moment(_message.Message):
+    """What one service did for a transaction, and when: a line of a timeline."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_UNIX_MS_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    at_unix_ms: _builtins.int
+    what: _builtins.str
+    """"stock held", "card authorised", "shipment booked", ..."""
+    step: _builtins.str
+    detail: _builtins.str
+    def __init__(
+        self,
+        *,
+        at_unix_ms: _builtins.int = ...,
+        what: _builtins.str = ...,
+        step: _builtins.str = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_ms", b"at_unix_ms", "detail", b"detail", "step", b"step", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Moment: _TypeAlias = Moment  # noqa: Y015
+
+@_typing.final
+class Keeping(_message.Message):
+    """How long something was kept from others: rows locked by a prepared transaction, stock held, capacity held, money
+    authorised. `until_unix_ms` is 0 while it still is.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHAT_FIELD_NUMBER: _builtins.int
+    SINCE_UNIX_MS_FIELD_NUMBER: _builtins.int
+    UNTIL_UNIX_MS_FIELD_NUMBER: _builtins.int
+    what: _builtins.str
+    since_unix_ms: _builtins.int
+    until_unix_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        what: _builtins.str = ...,
+        since_unix_ms: _builtins.int = ...,
+        until_unix_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["since_unix_ms", b"since_unix_ms", "until_unix_ms", b"until_unix_ms", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Keeping: _TypeAlias = Keeping  # noqa: Y015
+
+@_typing.final
+class Trail(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOMENTS_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def moments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Moment]: ...
+    @_builtins.property
+    def kept(self) -> _containers.RepeatedCompositeFieldContainer[Global___Keeping]: ...
+    def __init__(
+        self,
+        *,
+        moments: _abc.Iterable[Global___Moment] | None = ...,
+        kept: _abc.Iterable[Global___Keeping] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "moments", b"moments"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Trail: _TypeAlias = Trail  # noqa: Y015

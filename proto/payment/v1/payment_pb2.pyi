@@ -35,6 +35,13 @@ class _PaymentStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Payment
     PAYMENT_STATUS_DECLINED: _PaymentStatus.ValueType  # 3
     PAYMENT_STATUS_REFUNDING: _PaymentStatus.ValueType  # 4
     PAYMENT_STATUS_REFUNDED: _PaymentStatus.ValueType  # 5
+    PAYMENT_STATUS_AUTHORISING: _PaymentStatus.ValueType  # 6
+    """Asked of the card processor to set the amount aside, answer not known yet."""
+    PAYMENT_STATUS_AUTHORISED: _PaymentStatus.ValueType  # 7
+    PAYMENT_STATUS_CAPTURING: _PaymentStatus.ValueType  # 8
+    PAYMENT_STATUS_VOIDING: _PaymentStatus.ValueType  # 9
+    PAYMENT_STATUS_VOIDED: _PaymentStatus.ValueType  # 10
+    """The authorisation was given up; nothing was ever charged."""
 
 class PaymentStatus(_PaymentStatus, metaclass=_PaymentStatusEnumTypeWrapper): ...
 
@@ -45,6 +52,13 @@ PAYMENT_STATUS_CHARGED: PaymentStatus.ValueType  # 2
 PAYMENT_STATUS_DECLINED: PaymentStatus.ValueType  # 3
 PAYMENT_STATUS_REFUNDING: PaymentStatus.ValueType  # 4
 PAYMENT_STATUS_REFUNDED: PaymentStatus.ValueType  # 5
+PAYMENT_STATUS_AUTHORISING: PaymentStatus.ValueType  # 6
+"""Asked of the card processor to set the amount aside, answer not known yet."""
+PAYMENT_STATUS_AUTHORISED: PaymentStatus.ValueType  # 7
+PAYMENT_STATUS_CAPTURING: PaymentStatus.ValueType  # 8
+PAYMENT_STATUS_VOIDING: PaymentStatus.ValueType  # 9
+PAYMENT_STATUS_VOIDED: PaymentStatus.ValueType  # 10
+"""The authorisation was given up; nothing was ever charged."""
 Global___PaymentStatus: _TypeAlias = PaymentStatus  # noqa: Y015
 
 @_typing.final
@@ -443,6 +457,8 @@ Global___ChargeCard: _TypeAlias = ChargeCard  # noqa: Y015
 
 @_typing.final
 class RefundCharge(_message.Message):
+    """Gives back what was charged, or gives up what was only authorised."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -457,30 +473,51 @@ class RefundCharge(_message.Message):
 Global___RefundCharge: _TypeAlias = RefundCharge  # noqa: Y015
 
 @_typing.final
+class CaptureCharge(_message.Message):
+    """Captures what was authorised."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaptureCharge: _TypeAlias = CaptureCharge  # noqa: Y015
+
+@_typing.final
 class Command(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CONTEXT_FIELD_NUMBER: _builtins.int
     CHARGE_FIELD_NUMBER: _builtins.int
     REFUND_FIELD_NUMBER: _builtins.int
+    CAPTURE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def context(self) -> _participant_pb2.CommandContext: ...
     @_builtins.property
     def charge(self) -> Global___ChargeCard: ...
     @_builtins.property
     def refund(self) -> Global___RefundCharge: ...
+    @_builtins.property
+    def capture(self) -> Global___CaptureCharge: ...
     def __init__(
         self,
         *,
         context: _participant_pb2.CommandContext | None = ...,
         charge: Global___ChargeCard | None = ...,
         refund: Global___RefundCharge | None = ...,
+        capture: Global___CaptureCharge | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["charge", b"charge", "command", b"command", "context", b"context", "refund", b"refund"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "charge", b"charge", "command", b"command", "context", b"context", "refund", b"refund"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["charge", b"charge", "command", b"command", "context", b"context", "refund", b"refund"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "charge", b"charge", "command", b"command", "context", b"context", "refund", b"refund"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["charge", "refund"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["charge", "refund", "capture"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -535,6 +572,31 @@ class Refunded(_message.Message):
 Global___Refunded: _TypeAlias = Refunded  # noqa: Y015
 
 @_typing.final
+class Captured(_message.Message):
+    """Without a payment when the authorisation had been given up before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    payment_id: _builtins.str
+    @_builtins.property
+    def amount(self) -> _kernel_pb2.Money: ...
+    def __init__(
+        self,
+        *,
+        payment_id: _builtins.str = ...,
+        amount: _kernel_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "payment_id", b"payment_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Captured: _TypeAlias = Captured  # noqa: Y015
+
+@_typing.final
 class Result(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -542,6 +604,7 @@ class Result(_message.Message):
     REFUNDED_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     FAULT_FIELD_NUMBER: _builtins.int
+    CAPTURED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def charged(self) -> Global___Charged: ...
     @_builtins.property
@@ -550,6 +613,8 @@ class Result(_message.Message):
     def refused(self) -> _participant_pb2.Refusal: ...
     @_builtins.property
     def fault(self) -> _participant_pb2.Fault: ...
+    @_builtins.property
+    def captured(self) -> Global___Captured: ...
     def __init__(
         self,
         *,
@@ -557,12 +622,13 @@ class Result(_message.Message):
         refunded: Global___Refunded | None = ...,
         refused: _participant_pb2.Refusal | None = ...,
         fault: _participant_pb2.Fault | None = ...,
+        captured: Global___Captured | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["charged", b"charged", "fault", b"fault", "refunded", b"refunded", "refused", b"refused", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["captured", b"captured", "charged", b"charged", "fault", b"fault", "refunded", b"refunded", "refused", b"refused", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["charged", b"charged", "fault", b"fault", "refunded", b"refunded", "refused", b"refused", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["captured", b"captured", "charged", b"charged", "fault", b"fault", "refunded", b"refunded", "refused", b"refused", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["charged", "refunded", "refused", "fault"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["charged", "refunded", "refused", "fault", "captured"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -607,3 +673,42 @@ class ExecuteBatchResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExecuteBatchResponse: _TypeAlias = ExecuteBatchResponse  # noqa: Y015
+
+@_typing.final
+class GetTrailRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSACTION_ID_FIELD_NUMBER: _builtins.int
+    transaction_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        transaction_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["transaction_id", b"transaction_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTrailRequest: _TypeAlias = GetTrailRequest  # noqa: Y015
+
+@_typing.final
+class GetTrailResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRAIL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def trail(self) -> _participant_pb2.Trail: ...
+    def __init__(
+        self,
+        *,
+        trail: _participant_pb2.Trail | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["trail", b"trail"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["trail", b"trail"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTrailResponse: _TypeAlias = GetTrailResponse  # noqa: Y015

@@ -65,6 +65,11 @@ class PaymentServiceStub:
                 request_serializer=proto_dot_payment_dot_v1_dot_payment__pb2.RefundRequest.SerializeToString,
                 response_deserializer=proto_dot_payment_dot_v1_dot_payment__pb2.RefundResponse.FromString,
                 _registered_method=True)
+        self.GetTrail = channel.unary_unary(
+                '/dockyard.payment.v1.PaymentService/GetTrail',
+                request_serializer=proto_dot_payment_dot_v1_dot_payment__pb2.GetTrailRequest.SerializeToString,
+                response_deserializer=proto_dot_payment_dot_v1_dot_payment__pb2.GetTrailResponse.FromString,
+                _registered_method=True)
         self.ExecuteBatch = channel.unary_unary(
                 '/dockyard.payment.v1.PaymentService/ExecuteBatch',
                 request_serializer=proto_dot_payment_dot_v1_dot_payment__pb2.ExecuteBatchRequest.SerializeToString,
@@ -115,6 +120,13 @@ class PaymentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTrail(self, request, context):
+        """What payment did for a transaction.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExecuteBatch(self, request, context):
         """For coordinators: many commands in one call, one result for each, in the same order. Commands the card
         processor is slow to answer come back as an in-doubt fault; ask again under the same key.
@@ -155,6 +167,11 @@ def add_PaymentServiceServicer_to_server(servicer, server):
                     servicer.Refund,
                     request_deserializer=proto_dot_payment_dot_v1_dot_payment__pb2.RefundRequest.FromString,
                     response_serializer=proto_dot_payment_dot_v1_dot_payment__pb2.RefundResponse.SerializeToString,
+            ),
+            'GetTrail': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTrail,
+                    request_deserializer=proto_dot_payment_dot_v1_dot_payment__pb2.GetTrailRequest.FromString,
+                    response_serializer=proto_dot_payment_dot_v1_dot_payment__pb2.GetTrailResponse.SerializeToString,
             ),
             'ExecuteBatch': grpc.unary_unary_rpc_method_handler(
                     servicer.ExecuteBatch,
@@ -325,6 +342,33 @@ class PaymentService:
             '/dockyard.payment.v1.PaymentService/Refund',
             proto_dot_payment_dot_v1_dot_payment__pb2.RefundRequest.SerializeToString,
             proto_dot_payment_dot_v1_dot_payment__pb2.RefundResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTrail(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dockyard.payment.v1.PaymentService/GetTrail',
+            proto_dot_payment_dot_v1_dot_payment__pb2.GetTrailRequest.SerializeToString,
+            proto_dot_payment_dot_v1_dot_payment__pb2.GetTrailResponse.FromString,
             options,
             channel_credentials,
             insecure,

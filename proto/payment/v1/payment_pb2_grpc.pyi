@@ -42,6 +42,8 @@ class PaymentServiceStub:
     """Charges a card for a transaction, at most once."""
     Refund: _grpc.UnaryUnaryMultiCallable[_payment_pb2.RefundRequest, _payment_pb2.RefundResponse]
     """Gives back what a transaction was charged. A transaction that was not charged cannot be charged afterwards."""
+    GetTrail: _grpc.UnaryUnaryMultiCallable[_payment_pb2.GetTrailRequest, _payment_pb2.GetTrailResponse]
+    """What payment did for a transaction."""
     ExecuteBatch: _grpc.UnaryUnaryMultiCallable[_payment_pb2.ExecuteBatchRequest, _payment_pb2.ExecuteBatchResponse]
     """For coordinators: many commands in one call, one result for each, in the same order. Commands the card
     processor is slow to answer come back as an in-doubt fault; ask again under the same key.
@@ -61,6 +63,8 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     """Charges a card for a transaction, at most once."""
     Refund: _aio.UnaryUnaryMultiCallable[_payment_pb2.RefundRequest, _payment_pb2.RefundResponse]  # type: ignore[assignment]
     """Gives back what a transaction was charged. A transaction that was not charged cannot be charged afterwards."""
+    GetTrail: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetTrailRequest, _payment_pb2.GetTrailResponse]  # type: ignore[assignment]
+    """What payment did for a transaction."""
     ExecuteBatch: _aio.UnaryUnaryMultiCallable[_payment_pb2.ExecuteBatchRequest, _payment_pb2.ExecuteBatchResponse]  # type: ignore[assignment]
     """For coordinators: many commands in one call, one result for each, in the same order. Commands the card
     processor is slow to answer come back as an in-doubt fault; ask again under the same key.
@@ -113,6 +117,14 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.RefundResponse, _abc.Awaitable[_payment_pb2.RefundResponse]]:
         """Gives back what a transaction was charged. A transaction that was not charged cannot be charged afterwards."""
+
+    @_abc_1.abstractmethod
+    def GetTrail(
+        self,
+        request: _payment_pb2.GetTrailRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_pb2.GetTrailResponse, _abc.Awaitable[_payment_pb2.GetTrailResponse]]:
+        """What payment did for a transaction."""
 
     @_abc_1.abstractmethod
     def ExecuteBatch(

@@ -65,6 +65,11 @@ class ShippingServiceStub:
                 request_serializer=proto_dot_shipping_dot_v1_dot_shipping__pb2.DispatchShipmentRequest.SerializeToString,
                 response_deserializer=proto_dot_shipping_dot_v1_dot_shipping__pb2.DispatchShipmentResponse.FromString,
                 _registered_method=True)
+        self.GetTrail = channel.unary_unary(
+                '/dockyard.shipping.v1.ShippingService/GetTrail',
+                request_serializer=proto_dot_shipping_dot_v1_dot_shipping__pb2.GetTrailRequest.SerializeToString,
+                response_deserializer=proto_dot_shipping_dot_v1_dot_shipping__pb2.GetTrailResponse.FromString,
+                _registered_method=True)
         self.ExecuteBatch = channel.unary_unary(
                 '/dockyard.shipping.v1.ShippingService/ExecuteBatch',
                 request_serializer=proto_dot_shipping_dot_v1_dot_shipping__pb2.ExecuteBatchRequest.SerializeToString,
@@ -115,6 +120,13 @@ class ShippingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTrail(self, request, context):
+        """What shipping did for a transaction.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExecuteBatch(self, request, context):
         """For coordinators: many commands in one call, one result for each, in the same order.
         """
@@ -154,6 +166,11 @@ def add_ShippingServiceServicer_to_server(servicer, server):
                     servicer.DispatchShipment,
                     request_deserializer=proto_dot_shipping_dot_v1_dot_shipping__pb2.DispatchShipmentRequest.FromString,
                     response_serializer=proto_dot_shipping_dot_v1_dot_shipping__pb2.DispatchShipmentResponse.SerializeToString,
+            ),
+            'GetTrail': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTrail,
+                    request_deserializer=proto_dot_shipping_dot_v1_dot_shipping__pb2.GetTrailRequest.FromString,
+                    response_serializer=proto_dot_shipping_dot_v1_dot_shipping__pb2.GetTrailResponse.SerializeToString,
             ),
             'ExecuteBatch': grpc.unary_unary_rpc_method_handler(
                     servicer.ExecuteBatch,
@@ -324,6 +341,33 @@ class ShippingService:
             '/dockyard.shipping.v1.ShippingService/DispatchShipment',
             proto_dot_shipping_dot_v1_dot_shipping__pb2.DispatchShipmentRequest.SerializeToString,
             proto_dot_shipping_dot_v1_dot_shipping__pb2.DispatchShipmentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTrail(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dockyard.shipping.v1.ShippingService/GetTrail',
+            proto_dot_shipping_dot_v1_dot_shipping__pb2.GetTrailRequest.SerializeToString,
+            proto_dot_shipping_dot_v1_dot_shipping__pb2.GetTrailResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,8 @@ class ShippingServiceStub:
     """Gives the place back. A transaction that booked nothing can book nothing afterwards."""
     DispatchShipment: _grpc.UnaryUnaryMultiCallable[_shipping_pb2.DispatchShipmentRequest, _shipping_pb2.DispatchShipmentResponse]
     """Hands a released shipment (its order is confirmed) to the carrier."""
+    GetTrail: _grpc.UnaryUnaryMultiCallable[_shipping_pb2.GetTrailRequest, _shipping_pb2.GetTrailResponse]
+    """What shipping did for a transaction."""
     ExecuteBatch: _grpc.UnaryUnaryMultiCallable[_shipping_pb2.ExecuteBatchRequest, _shipping_pb2.ExecuteBatchResponse]
     """For coordinators: many commands in one call, one result for each, in the same order."""
 
@@ -59,6 +61,8 @@ class ShippingServiceAsyncStub(ShippingServiceStub):
     """Gives the place back. A transaction that booked nothing can book nothing afterwards."""
     DispatchShipment: _aio.UnaryUnaryMultiCallable[_shipping_pb2.DispatchShipmentRequest, _shipping_pb2.DispatchShipmentResponse]  # type: ignore[assignment]
     """Hands a released shipment (its order is confirmed) to the carrier."""
+    GetTrail: _aio.UnaryUnaryMultiCallable[_shipping_pb2.GetTrailRequest, _shipping_pb2.GetTrailResponse]  # type: ignore[assignment]
+    """What shipping did for a transaction."""
     ExecuteBatch: _aio.UnaryUnaryMultiCallable[_shipping_pb2.ExecuteBatchRequest, _shipping_pb2.ExecuteBatchResponse]  # type: ignore[assignment]
     """For coordinators: many commands in one call, one result for each, in the same order."""
 
@@ -109,6 +113,14 @@ class ShippingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_shipping_pb2.DispatchShipmentResponse, _abc.Awaitable[_shipping_pb2.DispatchShipmentResponse]]:
         """Hands a released shipment (its order is confirmed) to the carrier."""
+
+    @_abc_1.abstractmethod
+    def GetTrail(
+        self,
+        request: _shipping_pb2.GetTrailRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_shipping_pb2.GetTrailResponse, _abc.Awaitable[_shipping_pb2.GetTrailResponse]]:
+        """What shipping did for a transaction."""
 
     @_abc_1.abstractmethod
     def ExecuteBatch(
