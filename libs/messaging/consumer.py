@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from libs.kernel.errors import InDoubt, Unavailable
 from libs.messaging.broker import Subscriber
 from libs.messaging.event import Delivery
+from libs.runtime.ablation import without
 from libs.runtime.clock import Clock
 from libs.runtime.database import Database
 from libs.runtime.sql import texts
@@ -100,10 +101,11 @@ class Consumer:
 
     Deduplication, effect and outgoing events are one transaction; the acknowledgement comes after it. A message that
     keeps failing is parked and blocks only its own subject: what follows on that subject is parked behind it, in order.
-    Events of other than `types` are passed over; without any all are taken.
+    Events of other than `types` are passed over; without any all are taken. `after_commit` is told of each transaction
+    that had an effect.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (what is consumed, from where, and what for)
         self,
         database: Database,
         broker: Subscriber,
@@ -114,8 +116,10 @@ class Consumer:
         *,
         types: Collection[str] = (),
         name: str = "local",
+        after_commit: Callable[[], None] = lambda: None,
     ) -> None:
         self._database = database
+        self._after_commit = after_commit
         self._broker = broker
         self._group = group
         self._topics = topics
@@ -205,13 +209,17 @@ class Consumer:
         async with self._database.transaction() as connection:
             wanted = {"consumer_group": self._group, "event_ids": [delivery.id for delivery in deliveries]}
             new = set((await connection.execute(RECEIVE, wanted)).scalars())
-            fresh = []
+            fresh: list[Delivery] = []
+            if without("inbox"):
+                fresh, new = list(deliveries), set()
             for delivery in deliveries:
                 if delivery.id in new:
                     new.discard(delivery.id)  # a second copy in one batch is a repeat as well
                     fresh.append(delivery)
             if fresh:
                 await self._effect(connection, fresh)
+        if fresh:
+            self._after_commit()
         for delivery in fresh:
             metrics.EVENTS_CONSUMED.labels(self._group, delivery.topic).inc()
 

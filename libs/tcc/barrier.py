@@ -1,9 +1,10 @@
-"""The participant barrier: every do and every undo takes effect at most once, and an undo that comes first wins.
+"""The participant barrier: every do, undo and confirm takes effect at most once, and an undo that comes first wins.
 
 One row for each (transaction, step, operation), inserted, never checked and then inserted, in the same transaction as
 the effect; the row keeps the answer, so a repeat replays it. An undo inserts the do's row as well: if that succeeds
-the do never ran (empty compensation) and can never run later (suspension). The idea is the sub-transaction barrier of
-DTM and Seata; the stored answer is Stripe's idempotency key.
+the do never ran (empty compensation) and can never run later (suspension). A confirm makes final what a do only held
+or prepared; it has a row of its own, and what it finds of the do is for its service to look up. The idea is the
+sub-transaction barrier of DTM and Seata; the stored answer is Stripe's idempotency key.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import Protocol
 class Operation(StrEnum):
     DO = "do"
     UNDO = "undo"
+    CONFIRM = "confirm"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -92,7 +94,7 @@ class Row:
 class Barrier(Protocol):
     """Claims and answers inside the caller's transaction.
 
-    A batch holds at most one entry for each (transaction, step): a do and its undo never share a transaction.
+    A batch holds at most one entry for each (transaction, step): a do, its confirm and its undo never share a batch.
     """
 
     async def claim(self, entries: Sequence[Entry]) -> Sequence[Claim]:
@@ -111,9 +113,9 @@ def do_key(key: Key) -> Key:
 
 def read_claim(entry: Entry, inserted: bool, do_inserted: bool, own: Row | None, do: Row | None) -> Claim:
     """What the rows say: whether this transaction inserted them, and what stood there before."""
-    if entry.key.operation is Operation.DO:
-        return _read_do(entry, inserted, own)
-    return _read_undo(entry, inserted, do_inserted, own, do)
+    if entry.key.operation is Operation.UNDO:
+        return _read_undo(entry, inserted, do_inserted, own, do)
+    return _read_do(entry, inserted, own)
 
 
 def _read_do(entry: Entry, inserted: bool, own: Row | None) -> Claim:

@@ -11,11 +11,12 @@ import pytest_asyncio
 from libs.runtime.database import Database
 from libs.tcc.barrier import Claim, Empty, Entry, First, Key, Mismatch, Operation, Replay, Suspended, Unfinished
 from libs.tcc.memory_barrier import MemoryBarrier
-from libs.tcc.postgres_barrier import BARRIER_DDL, PostgresBarrier
+from libs.tcc.postgres_barrier import BARRIER_DDL, CONFIRM_DDL, PostgresBarrier
 from tests.conftest import MakeDatabase
 
 DO = Key("ord_1", "charge", Operation.DO)
 UNDO = Key("ord_1", "charge", Operation.UNDO)
+CONFIRM = Key("ord_1", "charge", Operation.CONFIRM)
 
 
 class Barriers(Protocol):
@@ -43,7 +44,7 @@ class CommittingPostgres:
 async def postgres(make_database: MakeDatabase) -> AsyncIterator[CommittingPostgres]:
     url = await make_database("barrier")
     connection = await asyncpg.connect(url)
-    for statement in BARRIER_DDL:
+    for statement in (*BARRIER_DDL, *CONFIRM_DDL):
         await connection.execute(statement)
     await connection.close()
     database = Database.open(url, 4, "test")
@@ -154,3 +155,14 @@ async def claimed_and_failed(postgres: CommittingPostgres) -> None:
     async with postgres.database.transaction() as connection:
         await PostgresBarrier(connection).claim([Entry(DO, b"asked")])
         raise ZeroDivisionError
+
+
+async def test_a_confirm_happens_once_and_leaves_do_and_undo_as_they_are(barrier: Barriers) -> None:
+    await one(barrier, DO)
+    await barrier.answer([(DO, b"held")])
+    assert await one(barrier, CONFIRM) == First()
+    await barrier.answer([(CONFIRM, b"sold")])
+    assert await one(barrier, CONFIRM) == Replay(b"sold")
+    assert await one(barrier, DO) == Replay(b"held")
+    assert await one(barrier, UNDO) == First(b"held")
+    assert await one(barrier, CONFIRM) == Replay(b"sold")
