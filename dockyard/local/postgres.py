@@ -29,8 +29,8 @@ SETTINGS = {
     "listen_addresses": HOST,
     "unix_socket_directories": "",
     "max_connections": "200",
-    # Two-phase commit needs them; at most one a transaction in doubt.
-    "max_prepared_transactions": "64",
+    # Two-phase commit needs them: one for each participant of each order that is being decided.
+    "max_prepared_transactions": "256",
     "shared_buffers": "256MB",
     "max_wal_size": "2GB",
     "checkpoint_timeout": "15min",

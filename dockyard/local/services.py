@@ -49,9 +49,9 @@ class Service:
 
 SERVICES = (
     Service("psp", 8109, uses_redis=False),
-    Service("inventory", 8103, 9103),
-    Service("payment", 8102, 9102, peers={"psp_url": ("psp", False)}),
-    Service("shipping", 8104, 9104),
+    Service("inventory", 8103, 9103, peers={"coordinator_address": ("order", True)}),
+    Service("payment", 8102, 9102, peers={"psp_url": ("psp", False), "coordinator_address": ("order", True)}),
+    Service("shipping", 8104, 9104, peers={"coordinator_address": ("order", True)}),
     Service(
         "order",
         8101,

@@ -11,6 +11,7 @@ from libs.messaging.event import Delivery
 from libs.runtime.ablation import without
 from libs.runtime.clock import Clock
 from libs.runtime.database import Database
+from libs.runtime.failpoints import declare, failpoint
 from libs.runtime.sql import texts
 from libs.telemetry import metrics, names
 from libs.telemetry.logs import get_logger
@@ -96,6 +97,11 @@ PURGE = text(
 Apply = Callable[[AsyncConnection, Sequence[Delivery]], Awaitable[None]]
 
 
+def failpoints_of(group: str) -> tuple[str, ...]:
+    """Every place where a consumer of this group can be killed: around the commit of an effect."""
+    return (f"consumer.before-commit:{group}", f"consumer.after-commit:{group}")
+
+
 class Consumer:
     """One consumer of a group; `run` until cancelled.
 
@@ -118,6 +124,7 @@ class Consumer:
         name: str = "local",
         after_commit: Callable[[], None] = lambda: None,
     ) -> None:
+        declare(*failpoints_of(group))
         self._database = database
         self._after_commit = after_commit
         self._broker = broker
@@ -218,7 +225,9 @@ class Consumer:
                     fresh.append(delivery)
             if fresh:
                 await self._effect(connection, fresh)
+                failpoint(f"consumer.before-commit:{self._group}")
         if fresh:
+            failpoint(f"consumer.after-commit:{self._group}")
             self._after_commit()
         for delivery in fresh:
             metrics.EVENTS_CONSUMED.labels(self._group, delivery.topic).inc()

@@ -17,6 +17,7 @@ from libs.messaging.broker import Mark, Publisher, StreamsLost
 from libs.messaging.event import OutgoingEvent
 from libs.runtime.clock import Clock, Ids
 from libs.runtime.database import Database
+from libs.runtime.failpoints import declare, failpoint
 from libs.runtime.position import START, Position
 from libs.telemetry import metrics, names
 from libs.telemetry.logs import get_logger
@@ -35,6 +36,9 @@ UPKEEP_SECONDS = 2.0
 PURGE_ROWS_MAX = 5000
 # Events that the broker holds for its slowest consumers, about 600 bytes each; what is more waits in the outbox.
 UNAPPLIED_ROWS_MAX = 100_000
+
+BEFORE_PUBLISH, AFTER_PUBLISH = "relay.before-publish", "relay.after-publish"
+declare(BEFORE_PUBLISH, AFTER_PUBLISH)
 
 log = get_logger(__name__)
 
@@ -204,7 +208,9 @@ class Relay:
             for _, _, event_id, topic, type_, source, subject, time, traceparent, data in rows
         ]
         cursor = Position(rows[-1][0], rows[-1][1])
+        failpoint(BEFORE_PUBLISH)
         await self._publish(published, cursor, events)
+        failpoint(AFTER_PUBLISH)
         self._published = Mark(published.epoch, cursor)
         self._unapplied += len(events)
         async with self._database.transaction() as connection:

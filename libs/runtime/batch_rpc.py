@@ -13,6 +13,12 @@ from proto.participant.v1 import participant_pb2
 # Coordinators send at most 128 at a time; people may try more.
 COMMANDS_MAX = 500
 TEXT_LETTERS_MAX = 128
+# A hold that would not ask for longer than a day has been forgotten.
+LEASE_MS_MAX = 24 * 3600 * 1000
+
+OPERATIONS = frozenset(
+    {participant_pb2.OPERATION_DO, participant_pb2.OPERATION_UNDO, participant_pb2.OPERATION_CONFIRM}
+)
 
 log = get_logger(__name__)
 
@@ -52,8 +58,12 @@ def check_context(context: participant_pb2.CommandContext) -> None:
     for name, value in (("transaction_id", context.transaction_id), ("step", context.step)):
         if not 1 <= len(value) <= TEXT_LETTERS_MAX:
             raise Invalid(f"a command's {name} has 1 to {TEXT_LETTERS_MAX} characters")
-    if context.operation not in {participant_pb2.OPERATION_DO, participant_pb2.OPERATION_UNDO}:
-        raise Invalid("a command's operation is do or undo")
+    if context.operation not in OPERATIONS:
+        raise Invalid("a command's operation is do, undo or confirm")
+    if context.manner not in participant_pb2.Manner.values():
+        raise Invalid("a command's manner is at once, hold or prepare")
+    if not 0 <= context.lease_ms <= LEASE_MS_MAX:
+        raise Invalid(f"a command's lease_ms is 0 to {LEASE_MS_MAX}")
 
 
 def failure(error: BaseException) -> participant_pb2.Refusal | participant_pb2.Fault:

@@ -19,6 +19,14 @@ class Operation(StrEnum):
     CONFIRM = "confirm"
 
 
+class Manner(StrEnum):
+    """How an effect is had; kept with its row, for whoever tells later what happened."""
+
+    AT_ONCE = "at-once"
+    HOLD = "hold"
+    PREPARE = "prepare"
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Key:
     """The identity of one effect, whoever asks for it and however often."""
@@ -38,6 +46,7 @@ class Entry:
     key: Key
     fingerprint: bytes
     answer: bytes | None = None
+    manner: Manner = Manner.AT_ONCE
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,26 +24,29 @@ BARRIER_DDL = (
     """,
 )
 
-# Effects that are held or prepared are confirmed as well.
+# Effects that are held or prepared are confirmed as well, and their rows say which they were.
 CONFIRM_DDL = (
     """
     ALTER TABLE barrier
      DROP CONSTRAINT barrier_operation_check, DROP CONSTRAINT barrier_inserted_by_check,
       ADD CONSTRAINT barrier_operation_check CHECK (operation IN ('do', 'undo', 'confirm')),
-      ADD CONSTRAINT barrier_inserted_by_check CHECK (inserted_by IN ('do', 'undo', 'confirm'))
+      ADD CONSTRAINT barrier_inserted_by_check CHECK (inserted_by IN ('do', 'undo', 'confirm')),
+      ADD COLUMN manner text NOT NULL DEFAULT 'at-once' CHECK (manner IN ('at-once', 'hold', 'prepare'))
     """,
 )
 
 # Claims each row that nobody has; in key order, so two batches never wait for each other in a circle.
 CLAIM = text(
     """
-    INSERT INTO barrier (transaction_id, step, operation, fingerprint, answer, inserted_by)
-    SELECT * FROM unnest(:transaction_ids, :steps, :operations, :fingerprints, :answers, :inserted_by)
+    INSERT INTO barrier (transaction_id, step, operation, fingerprint, answer, inserted_by, manner)
+    SELECT * FROM unnest(:transaction_ids, :steps, :operations, :fingerprints, :answers, :inserted_by, :manners)
     ORDER BY 1, 2, 3
     ON CONFLICT DO NOTHING
     RETURNING transaction_id, step, operation
     """
-).bindparams(*texts("transaction_ids", "steps", "operations", "inserted_by"), *binaries("fingerprints", "answers"))
+).bindparams(
+    *texts("transaction_ids", "steps", "operations", "inserted_by", "manners"), *binaries("fingerprints", "answers")
+)
 
 # The rows that were there before.
 EXISTING = text(
@@ -110,6 +113,7 @@ class PostgresBarrier:
                 "fingerprints": [entry.fingerprint for entry, _ in wanted],
                 "answers": [entry.answer for entry, _ in wanted],
                 "inserted_by": [operation.value for _, operation in wanted],
+                "manners": [entry.manner.value for entry, _ in wanted],
             },
         )
         return {Key(transaction_id, step, Operation(operation)) for transaction_id, step, operation in rows}

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from libs.kernel.errors import InDoubt, Unavailable
+from libs.kernel.errors import InDoubt, Overloaded, Unavailable
 from libs.runtime.database import Database
 from libs.runtime.database_failures import sqlstate
 from libs.runtime.failpoints import declare, failpoint
@@ -24,6 +24,7 @@ R = TypeVar("R")
 # How long a prepare waits for rows that another prepared transaction keeps; then its coordinator tries again.
 LOCK_TIMEOUT_MS = 2_000
 UNDEFINED_OBJECT = "42704"
+TOO_MANY_PREPARED = "53200"
 PREPARED_ELSEWHERE = "55000"  # somebody else is committing or rolling it back this moment
 
 BEFORE_PREPARE, AFTER_PREPARE = "twophase.before-prepare", "twophase.after-prepare"
@@ -61,7 +62,7 @@ class Prepared:
         if not allowed:
             raise CannotPrepare(
                 f"the server of database {self._database.name} has max_prepared_transactions = 0, two-phase commit"
-                " needs it: set max_prepared_transactions = 64 in postgresql.conf and restart the server"
+                " needs it: set max_prepared_transactions = 256 in postgresql.conf and restart the server"
             )
 
     async def prepare(
@@ -71,7 +72,7 @@ class Prepared:
 
         None when an earlier try has prepared it. Raises Unavailable when nothing was kept, InDoubt when that is open.
         """
-        gid = self._gid(transaction_id)
+        gid = self.gid(transaction_id)
         async with self._database.read() as connection:
             if await connection.scalar(EXISTS, {"gid": gid}):
                 return None
@@ -104,7 +105,7 @@ class Prepared:
     async def _end(self, how: str, transaction_id: str) -> bool:
         try:
             async with self._database.read() as connection:
-                await connection.exec_driver_sql(f"{how} {_quoted(self._gid(transaction_id))}")
+                await connection.exec_driver_sql(f"{how} {_quoted(self.gid(transaction_id))}")
         except DBAPIError as error:
             if sqlstate(error) == UNDEFINED_OBJECT:
                 return False
@@ -113,15 +114,17 @@ class Prepared:
             raise
         return True
 
-    def _gid(self, transaction_id: str) -> str:
+    def gid(self, transaction_id: str) -> str:
+        """The server's name for this transaction while it is prepared."""
         return self._prefix + transaction_id
 
 
 @asynccontextmanager
 async def _begun(connection: AsyncConnection) -> AsyncIterator[None]:
     """A transaction that is left open when the block ends, and rolled back when it raises."""
-    await connection.exec_driver_sql(f"BEGIN; SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
+    await connection.exec_driver_sql("BEGIN")
     try:
+        await connection.exec_driver_sql(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
         yield
     except BaseException:
         try:
@@ -137,6 +140,13 @@ async def _decided(connection: AsyncConnection, ending: str, name: str) -> None:
         await connection.exec_driver_sql(ending)
     except (DBAPIError, OSError) as error:
         await connection.invalidate()
+        if isinstance(error, DBAPIError) and sqlstate(error) == TOO_MANY_PREPARED:
+            # The server rolled it back.
+            raise Overloaded(
+                f"{name} keeps as many prepared transactions as max_prepared_transactions allows",
+                code="too-many-prepared",
+                retry_after_seconds=0.1,
+            ) from error
         raise InDoubt(f"the connection to {name} was lost while a transaction was being prepared") from error
 
 

@@ -15,9 +15,11 @@ from libs.kernel.money import Money, total
 
 LINES_MAX = 100  # bounds one order's rows in every service
 QUANTITY_MAX = 10_000  # with MINOR_UNITS_MAX it keeps a total inside 64 bits
-COORDINATIONS = ("orchestrated",)
+ORCHESTRATED, CHOREOGRAPHED, TCC, TWO_PHASE, NAIVE = "orchestrated", "choreographed", "tcc", "twophase", "naive"
+COORDINATIONS = (ORCHESTRATED, CHOREOGRAPHED, TCC, TWO_PHASE, NAIVE)
 UNKNOWN_PRODUCT = "unknown-product"
 MIXED_CURRENCIES = "mixed-currencies"
+CANCEL_REQUESTED = "cancel-requested"
 
 
 class Status(StrEnum):
@@ -94,6 +96,15 @@ class CancelRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckoutWithdrawn:
+    """The checkout is given up before it was confirmed: nothing can confirm the order any more."""
+
+    code: str
+    message: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class CancelRefused:
     reason: str
     at: datetime
@@ -111,7 +122,9 @@ class OrderShipped:
     at: datetime
 
 
-Change = OrderConfirmed | OrderRejected | CancelRequested | CancelRefused | OrderCancelled | OrderShipped
+Change = (
+    OrderConfirmed | OrderRejected | CancelRequested | CheckoutWithdrawn | CancelRefused | OrderCancelled | OrderShipped
+)
 Event = OrderPlaced | Change
 
 EVENT_TYPES: tuple[type[Event], ...] = (
@@ -119,6 +132,7 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     OrderConfirmed,
     OrderRejected,
     CancelRequested,
+    CheckoutWithdrawn,
     CancelRefused,
     OrderCancelled,
     OrderShipped,
@@ -129,6 +143,7 @@ TRANSITIONS: Mapping[Status, Mapping[type[Change], Status]] = {
         OrderConfirmed: Status.CONFIRMED,
         OrderRejected: Status.REJECTED,
         CancelRequested: Status.PENDING,
+        CheckoutWithdrawn: Status.PENDING,
         OrderCancelled: Status.CANCELLED,
     },
     Status.CONFIRMED: {
@@ -160,6 +175,7 @@ class Order:
     updated_at: datetime
     version: int
     cancel_requested: str = ""
+    withdrawn: str = ""
 
     @property
     def decided(self) -> bool:
@@ -195,6 +211,8 @@ def evolve(order: Order, event: Change) -> Order:
             return replace(changed, reason=reason)
         case CancelRequested(reason=reason):
             return replace(changed, cancel_requested=reason)
+        case CheckoutWithdrawn(code=code):
+            return replace(changed, withdrawn=code)
         case CancelRefused():
             return replace(changed, cancel_requested="")
         case _:
@@ -258,14 +276,23 @@ def _total(lines: Sequence[PricedLine], currency: str) -> Money:
 
 
 def confirm(order: Order, at: datetime) -> OrderConfirmed | None:
-    """Confirms a pending order; nothing when it already is. Refuses one its customer wants cancelled."""
+    """Confirms a pending order; nothing when it already is. Refuses one whose checkout was given up."""
     if order.status in {Status.CONFIRMED, Status.SHIPPED}:
         return None
     if order.cancel_requested:
-        raise Refused("the customer asked to cancel first", code="cancel-requested")
+        raise Refused("the customer asked to cancel first", code=CANCEL_REQUESTED)
+    if order.withdrawn:
+        raise Refused("the checkout was given up before", code=order.withdrawn)
     if order.status is not Status.PENDING:
         raise Refused(f"the order is {order.status}", code=f"order-{order.status}")
     return OrderConfirmed(at)
+
+
+def withdraw(order: Order, code: str, message: str, at: datetime) -> CheckoutWithdrawn | None:
+    """Gives up the checkout of a pending order; nothing when that was done before. Raises Conflict if it has ended."""
+    if order.decided:
+        raise Conflict(f"the order is {order.status}", code=f"order-{order.status}")
+    return None if order.withdrawn or order.cancel_requested else CheckoutWithdrawn(code, message, at)
 
 
 def end_unconfirmed(order: Order, reason: str, message: str, at: datetime) -> OrderRejected | OrderCancelled | None:

@@ -10,8 +10,8 @@ from libs.tcc.barrier import Claim, Entry, First, Key, Operation, Replay, Unfini
 from libs.tcc.barrier import Mismatch as OtherRequest
 from services.order import domain
 from services.order.domain import Order, PlaceOrder
-from services.order.ports import Appended, SagaStart, Unit, Units
-from services.order.saga import CANCELLATION, CHECKOUT, Cancellation, cancellation_id, checkout_id, checkout_of
+from services.order.ports import Appended, ChoreographyStart, SagaStart, Unit, Units
+from services.order.saga import CANCELLATION, CHECKOUTS, Cancellation, cancellation_id, checkout_id, checkout_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +73,21 @@ class Ship:
     traceparent: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """The checkout of a pending order is given up."""
+
+    order_id: str
+    code: str
+    message: str
+    at: datetime
+    traceparent: str = ""
+
+
 # A request whose first try was refused left its claim without an answer: it is decided again.
 FRESH = (First, Unfinished)
 
-Change = Confirm | EndUnconfirmed | RequestCancel | MarkCancelled | RefuseCancel | Ship
+Change = Confirm | EndUnconfirmed | RequestCancel | Withdraw | MarkCancelled | RefuseCancel | Ship
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +134,16 @@ async def place_orders(unit: Unit, requests: Sequence[Placing]) -> list[Outcome]
         request.key: Written(append.after, position)
         for request, append, position in zip(fresh, appends, positions, strict=True)
     }
-    await unit.sagas.start(
-        [_checkout(written[request.key].order, request) for request in fresh if not written[request.key].order.decided]
+    begun = [
+        (append.after, request) for append, request in zip(appends, fresh, strict=True) if not append.after.decided
+    ]
+    await unit.sagas.start([_checkout(order, request) for order, request in begun if order.coordination in CHECKOUTS])
+    await unit.choreographies.begin(
+        [
+            ChoreographyStart(order.order_id, request.traceparent, order.placed_at)
+            for order, request in begun
+            if order.coordination == domain.CHOREOGRAPHED
+        ]
     )
     replays = await _replayed(unit, claims)
     return [
@@ -183,6 +202,8 @@ def _decide(change: Change, order: Order) -> domain.Change | None:
             return domain.end_unconfirmed(order, reason, message, at)
         case RequestCancel(reason=reason, at=at):
             return domain.request_cancel(order, reason, at)
+        case Withdraw(code=code, message=message, at=at):
+            return domain.withdraw(order, code, message, at)
         case MarkCancelled(at=at):
             return domain.cancel(order, at)
         case RefuseCancel(reason=reason, at=at):
@@ -201,7 +222,8 @@ def _written(outcome: Appended | Written | DockyardError, positions: dict[str, P
 
 
 def _checkout(order: Order, request: Placing) -> SagaStart:
-    return SagaStart(checkout_id(order.order_id), CHECKOUT.name, checkout_of(order), request.traceparent)
+    saga = CHECKOUTS[order.coordination]
+    return SagaStart(checkout_id(order.order_id), saga.name, checkout_of(order), request.traceparent)
 
 
 def _cancellations(

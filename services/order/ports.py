@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from libs.kernel.money import Money
@@ -30,6 +31,15 @@ class SagaStart:
     saga: str
     input: Checkout | Cancellation
     traceparent: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChoreographyStart:
+    """A choreographed checkout that begins with this transaction; nobody runs it, somebody watches its deadline."""
+
+    order_id: str
+    traceparent: str
+    at: datetime
 
 
 class Orders(Protocol):
@@ -62,6 +72,12 @@ class Sagas(Protocol):
         ...
 
 
+class Choreographies(Protocol):
+    async def begin(self, starts: Sequence[ChoreographyStart]) -> None:
+        """Notes them, so that one that stalls is found."""
+        ...
+
+
 class Barrier(Protocol):
     """See `libs.tcc.barrier`."""
 
@@ -79,6 +95,8 @@ class Unit(Protocol):
     def catalogue(self) -> Catalogue: ...
     @property
     def sagas(self) -> Sagas: ...
+    @property
+    def choreographies(self) -> Choreographies: ...
     @property
     def barrier(self) -> Barrier: ...
 

@@ -1,7 +1,7 @@
-"""The order's two sagas as data: the checkout that fulfils it and the cancellation that takes it back.
+"""The order's sagas as data: the checkout that fulfils it, in each style, and the cancellation that takes it back.
 
-Both name the same participant commands; a participant's barrier knows a command by the order and the effect it is
-about, so the refund of a failed checkout and the refund of a cancelled order can happen only once between them.
+All name the same effects; a participant's barrier knows a command by the order and the effect it is about, so the
+refund of a failed checkout and the refund of a cancelled order can happen only once between them.
 """
 
 from collections.abc import Mapping
@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from libs.kernel.money import Money
-from libs.saga.definition import Command, Kind, Retry, Saga, Step
-from services.order.domain import Address, Line, Order
+from libs.saga.definition import Command, Kind, MakeCommand, Retry, Saga, Step
+from libs.tcc.transaction import Branch, try_confirm_cancel
+from libs.twophase.transaction import Resource, two_phase
+from services.order.domain import ORCHESTRATED, TCC, TWO_PHASE, Address, Line, Order
 
 Results = Mapping[str, Any]
 
@@ -121,11 +123,48 @@ def _mark_cancelled(cancellation: Cancellation, _: Results) -> Command:
     return Command("order", "mark-cancelled", OfOrder(cancellation.order_id))
 
 
+def _hold_stock(checkout: Checkout, _: Results) -> Command:
+    return Command("inventory", "hold-stock", DeductStock(checkout.order_id, checkout.lines))
+
+
+def _authorise(checkout: Checkout, _: Results) -> Command:
+    charge = ChargeCard(checkout.order_id, checkout.customer_id, checkout.amount, checkout.card_token)
+    return Command("payment", "authorise", charge)
+
+
+def _hold_place(checkout: Checkout, _: Results) -> Command:
+    return Command("shipping", "hold-place", BookShipment(checkout.order_id, checkout.ship_to))
+
+
+def _prepare_stock(checkout: Checkout, _: Results) -> Command:
+    return Command("inventory", "prepare-stock", DeductStock(checkout.order_id, checkout.lines))
+
+
+def _prepare_payment(checkout: Checkout, _: Results) -> Command:
+    charge = ChargeCard(checkout.order_id, checkout.customer_id, checkout.amount, checkout.card_token)
+    return Command("payment", "prepare-payment", charge)
+
+
+def _prepare_shipment(checkout: Checkout, _: Results) -> Command:
+    return Command("shipping", "prepare-shipment", BookShipment(checkout.order_id, checkout.ship_to))
+
+
+def _of_order(participant: str, command: str) -> MakeCommand:
+    """A command that needs nothing but the order."""
+
+    def make(checkout: Checkout, _: Results) -> Command:
+        return Command(participant, command, OfOrder(checkout.order_id))
+
+    return make
+
+
+# Placing the order already happened, in the commit that started the checkout; its undo closes the order.
+PLACE_ORDER = Step("place-order", do=_accept_order, undo=_reject_order, retry=PATIENT)
+
 CHECKOUT = Saga(
     "checkout",
     steps=(
-        # Placing the order already happened, in the commit that started this saga; its undo closes the order.
-        Step("place-order", do=_accept_order, undo=_reject_order, retry=PATIENT),
+        PLACE_ORDER,
         Step("deduct-stock", do=_deduct_stock, undo=_restock, retry=BOUNDED),
         Step("charge", do=_charge, undo=_refund, retry=BOUNDED),
         Step("book-shipment", do=_book_shipment, undo=_cancel_booking, retry=BOUNDED),
@@ -146,7 +185,54 @@ CANCELLATION = Saga(
     ),
 )
 
-SAGAS = {saga.name: saga for saga in (CHECKOUT, CANCELLATION)}
+# Everything is held at once; what the customer sees happens after the decision, or never.
+CHECKOUT_TCC = try_confirm_cancel(
+    "checkout-tcc",
+    PLACE_ORDER,
+    (
+        Branch("stock", _hold_stock, _of_order("inventory", "confirm-stock"), _of_order("inventory", "release-stock")),
+        Branch("payment", _authorise, _of_order("payment", "capture"), _of_order("payment", "void")),
+        Branch("shipment", _hold_place, _of_order("shipping", "confirm-place"), _of_order("shipping", "release-place")),
+    ),
+    _confirm_order,
+    patience=BOUNDED,
+    outcome=PATIENT,
+)
+
+# The rows everybody wants, the carriers' days, are locked last and so for the shortest time.
+CHECKOUT_TWO_PHASE = two_phase(
+    "checkout-twophase",
+    PLACE_ORDER,
+    (
+        Resource(
+            "stock", _prepare_stock, _of_order("inventory", "commit-stock"), _of_order("inventory", "roll-back-stock")
+        ),
+        Resource(
+            "payment",
+            _prepare_payment,
+            _of_order("payment", "commit-payment"),
+            _of_order("payment", "roll-back-payment"),
+        ),
+        Resource(
+            "shipment",
+            _prepare_shipment,
+            _of_order("shipping", "commit-shipment"),
+            _of_order("shipping", "roll-back-shipment"),
+        ),
+    ),
+    _confirm_order,
+    vote=BOUNDED,
+    outcome=PATIENT,
+)
+
+# The styles that a coordinator runs; the other two have none.
+CHECKOUTS = {ORCHESTRATED: CHECKOUT, TCC: CHECKOUT_TCC, TWO_PHASE: CHECKOUT_TWO_PHASE}
+SAGAS = {saga.name: saga for saga in (*CHECKOUTS.values(), CANCELLATION)}
+# What each saga starts with, as its log reads it back.
+INPUTS: Mapping[str, type] = {
+    **{saga.name: Checkout for saga in CHECKOUTS.values()},
+    CANCELLATION.name: Cancellation,
+}
 
 
 def checkout_id(order_id: str) -> str:

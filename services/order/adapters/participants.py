@@ -29,8 +29,15 @@ COMMANDS_PER_CALL_MAX = 128
 # Commands waiting for a call; beyond it the saga is told to come back later.
 COMMANDS_WAITING_MAX = 8192
 
+# A prepare may wait for locks that another order keeps until its own commit: it must not make that wait as well.
+LONE_CALLS_IN_FLIGHT_MAX = 64
+
 DO = participant_pb2.OPERATION_DO
 UNDO = participant_pb2.OPERATION_UNDO
+CONFIRM = participant_pb2.OPERATION_CONFIRM
+AT_ONCE = participant_pb2.MANNER_UNSPECIFIED
+HOLD = participant_pb2.MANNER_HOLD
+PREPARE = participant_pb2.MANNER_PREPARE
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,7 @@ class Effect:
     step: str
     operation: participant_pb2.Operation.ValueType
     message: Callable[[participant_pb2.CommandContext, Any], Any]
+    manner: participant_pb2.Manner.ValueType = AT_ONCE
 
 
 def _deduct_stock(context: participant_pb2.CommandContext, body: DeductStock) -> inventory_pb2.Command:
@@ -71,17 +79,48 @@ def _cancel_booking(context: participant_pb2.CommandContext, _: object) -> shipp
     return shipping_pb2.Command(context=context, cancel=shipping_pb2.Cancel())
 
 
+def _confirm_deduction(context: participant_pb2.CommandContext, _: object) -> inventory_pb2.Command:
+    return inventory_pb2.Command(context=context, confirm=inventory_pb2.ConfirmDeduction())
+
+
+def _capture(context: participant_pb2.CommandContext, _: object) -> payment_pb2.Command:
+    return payment_pb2.Command(context=context, capture=payment_pb2.CaptureCharge())
+
+
+def _confirm_booking(context: participant_pb2.CommandContext, _: object) -> shipping_pb2.Command:
+    return shipping_pb2.Command(context=context, confirm=shipping_pb2.ConfirmBooking())
+
+
+# The same effect under the same step in every style: only how it is had differs.
 INVENTORY: Mapping[str, Effect] = {
     "deduct-stock": Effect("deduct-stock", DO, _deduct_stock),
     "restock": Effect("deduct-stock", UNDO, _restock),
+    "hold-stock": Effect("deduct-stock", DO, _deduct_stock, HOLD),
+    "confirm-stock": Effect("deduct-stock", CONFIRM, _confirm_deduction, HOLD),
+    "release-stock": Effect("deduct-stock", UNDO, _restock, HOLD),
+    "prepare-stock": Effect("deduct-stock", DO, _deduct_stock, PREPARE),
+    "commit-stock": Effect("deduct-stock", CONFIRM, _confirm_deduction, PREPARE),
+    "roll-back-stock": Effect("deduct-stock", UNDO, _restock, PREPARE),
 }
 PAYMENT: Mapping[str, Effect] = {
     "charge": Effect("charge", DO, _charge),
     "refund": Effect("charge", UNDO, _refund),
+    "authorise": Effect("charge", DO, _charge, HOLD),
+    "capture": Effect("charge", CONFIRM, _capture, HOLD),
+    "void": Effect("charge", UNDO, _refund, HOLD),
+    "prepare-payment": Effect("charge", DO, _charge, PREPARE),
+    "commit-payment": Effect("charge", CONFIRM, _capture, PREPARE),
+    "roll-back-payment": Effect("charge", UNDO, _refund, PREPARE),
 }
 SHIPPING: Mapping[str, Effect] = {
     "book-shipment": Effect("book-shipment", DO, _book_shipment),
     "cancel-booking": Effect("book-shipment", UNDO, _cancel_booking),
+    "hold-place": Effect("book-shipment", DO, _book_shipment, HOLD),
+    "confirm-place": Effect("book-shipment", CONFIRM, _confirm_booking, HOLD),
+    "release-place": Effect("book-shipment", UNDO, _cancel_booking, HOLD),
+    "prepare-shipment": Effect("book-shipment", DO, _book_shipment, PREPARE),
+    "commit-shipment": Effect("book-shipment", CONFIRM, _confirm_booking, PREPARE),
+    "roll-back-shipment": Effect("book-shipment", UNDO, _cancel_booking, PREPARE),
 }
 
 # What the saga's log keeps of each answer: enough for its timeline and for people.
@@ -96,6 +135,14 @@ RESULTS: Mapping[str, Callable[[Any], dict[str, str]]] = {
         "ship_date": done.ship_date,
     },
     "cancelled": lambda done: {"shipment_id": done.shipment_id} if done.shipment_id else {"nothing": "to cancel"},
+    "captured": lambda done: {"payment_id": done.payment_id} if done.payment_id else {"nothing": "left to capture"},
+}
+# Inventory and shipping both call it "confirmed".
+CONFIRMED: Mapping[str, Callable[[Any], dict[str, str]]] = {
+    inventory_pb2.DeductionConfirmed.DESCRIPTOR.full_name: lambda done: {},
+    shipping_pb2.BookingConfirmed.DESCRIPTOR.full_name: lambda done: (
+        {"shipment_id": done.shipment_id} if done.shipment_id else {"nothing": "left to confirm"}
+    ),
 }
 
 Call = Callable[[Sequence[Any], float], Awaitable[Sequence[Any]]]
@@ -112,7 +159,7 @@ class BatchParticipant:
         self._call = call
         self._clock = clock
         self._breaker = Breaker(name)
-        self.batcher: Batcher[Any, dict[str, str]] = Batcher(
+        self._together: Batcher[Any, dict[str, str]] = Batcher(
             f"call {name}",
             self._execute_batch,
             batch_rows_max=COMMANDS_PER_CALL_MAX,
@@ -120,6 +167,18 @@ class BatchParticipant:
             in_flight_max=calls_in_flight_max,
             key=_effect_key,
         )
+        self._alone: Batcher[Any, dict[str, str]] = Batcher(
+            f"call {name} alone",
+            self._execute_batch,
+            batch_rows_max=1,
+            queue_rows_max=COMMANDS_WAITING_MAX,
+            in_flight_max=LONE_CALLS_IN_FLIGHT_MAX,
+            key=_effect_key,
+        )
+
+    async def drain(self) -> None:
+        await self._together.drain()
+        await self._alone.drain()
 
     async def execute(self, command: Command, context: CommandContext) -> dict[str, str]:
         effect = self._effects[command.name]
@@ -131,10 +190,11 @@ class BatchParticipant:
                 traceparent=current_traceparent(),
                 deadline_unix_ms=context.deadline_unix_ms,
                 attempt=context.attempt,
+                manner=effect.manner,
             ),
             command.body,
         )
-        return await self.batcher.submit(message)
+        return await (self._alone if effect.manner == PREPARE else self._together).submit(message)
 
     async def _execute_batch(self, messages: Sequence[Any]) -> Sequence[dict[str, str] | DockyardError]:
         latest_ms = max(message.context.deadline_unix_ms for message in messages)
@@ -157,6 +217,8 @@ def _outcome(result: Any) -> dict[str, str] | DockyardError:
             return _fault(result.fault)
         case None:
             return InDoubt("the participant sent an empty result", code="empty-result")
+        case "confirmed":
+            return CONFIRMED[result.confirmed.DESCRIPTOR.full_name](result.confirmed)
         case _:
             return RESULTS[kind](getattr(result, kind))
 
