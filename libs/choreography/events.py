@@ -37,7 +37,7 @@ def types_of(part: Part) -> list[str]:
 
 
 def reactions(part: Part, deliveries: Sequence[Delivery]) -> list[Reaction]:
-    """What these events call for; an order of another style calls for nothing. Raises DecodeError for what is not one."""
+    """What these events call for; an order of another style calls for nothing. Raises DecodeError for no event."""
     found = []
     for delivery in deliveries:
         name = delivery.type.removeprefix(PACKAGE)
@@ -62,7 +62,7 @@ def said(reaction: Reaction, outcome: object, at: datetime, **fields: Any) -> Me
 
 
 def message(name: str, cause: Any, at: datetime, **fields: Any) -> Message | None:
-    """The event of this name that follows from its cause; what the cause knows of the order and the reason goes along."""
+    """The event of this name that follows from its cause, with what the cause knows of the order and the reason."""
     if not name:
         return None
     kind = MESSAGES[name]

@@ -5,7 +5,7 @@ from libs.choreography.rules import Part, Rule
 PART = Part(
     "order",
     (
-        # Refused when the checkout was withdrawn meanwhile; then that has been said already, and goes back the whole way.
+        # Refused when the checkout was withdrawn meanwhile: that has been said already, and goes back the whole way.
         Rule(on="ShipmentBooked", effect="confirm-order"),
         Rule(on="StockRefused", effect="reject-order"),
         Rule(on="StockReturned", effect="reject-order"),
