@@ -125,7 +125,7 @@ async def make_database(postgres_server: str, ordinary_role: str) -> AsyncIterat
 
     yield make
     for name in made:
-        await _administer(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+        await _drop_database(postgres_server, name)
 
 
 _templates: dict[Path, str] = {}
@@ -171,7 +171,7 @@ async def drop_databases(admin_url: str, urls: Iterable[str]) -> None:
     """A server that was given is left as it was found."""
     for url in urls:
         parts = urlsplit(url)
-        await _administer(admin_url, f"DROP DATABASE IF EXISTS {parts.path[1:]} WITH (FORCE)")
+        await _drop_database(admin_url, parts.path[1:])
         if parts.username != urlsplit(admin_url).username:
             await _administer(admin_url, f"DROP ROLE IF EXISTS {parts.username}")
 
@@ -185,6 +185,19 @@ async def _administer(admin_url: str, *statements: str) -> None:
         await connection.close()
 
 
+async def _drop_database(admin_url: str, name: str) -> None:
+    """Drops it if it is there, with the connections to it and with what is prepared in it."""
+    connection = await asyncpg.connect(admin_url)
+    try:
+        prepared = await connection.fetch("SELECT gid FROM pg_prepared_xacts WHERE database = $1", name)
+    finally:
+        await connection.close()
+    if prepared:
+        inside = urlsplit(admin_url)._replace(path=f"/{name}").geturl()
+        await _administer(inside, *(f"ROLLBACK PREPARED '{gid}'" for (gid,) in prepared))
+    await _administer(admin_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
 async def _drop_everything(admin_url: str) -> None:
     connection = await asyncpg.connect(admin_url)
     try:
@@ -192,7 +205,7 @@ async def _drop_everything(admin_url: str) -> None:
             "SELECT datname FROM pg_database WHERE datdba = (SELECT oid FROM pg_roles WHERE rolname = $1)", ROLE
         )
         for (name,) in ours:
-            await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            await _drop_database(admin_url, name)
         await connection.execute(f"DROP ROLE {ROLE}")
     finally:
         await connection.close()

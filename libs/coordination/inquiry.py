@@ -4,6 +4,7 @@ Letting go of a hold on one side while a confirmation may still come is the mist
 coordinator is gone is the other one. So the hold stays until the coordinator, or whoever took over its log, answers.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -68,8 +69,10 @@ class Inquiry:
             for transaction_id, outcome in zip(transaction_ids, outcomes, strict=True)
             if outcome is not Outcome.UNDECIDED
         ]
-        for transaction_id, outcome in decided:
-            await self._settle(transaction_id, outcome)
+        # Together: one may wait for rows that another keeps, and what is asked together is done in one batch.
+        async with asyncio.TaskGroup() as group:
+            for transaction_id, outcome in decided:
+                group.create_task(self._settle(transaction_id, outcome))
         return len(decided)
 
     async def _settle(self, transaction_id: str, outcome: Outcome) -> None:

@@ -2,27 +2,31 @@
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import date, datetime
+from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from libs.kernel.errors import NotFound
 from libs.messaging.event import Delivery, OutgoingEvent
 from libs.messaging.outbox import Outbox
 from libs.runtime.clock import Ids
 from libs.runtime.database import Database
+from libs.runtime.failpoints import declare, failpoint
 from libs.runtime.sql import dates, instants, integers, texts
 from libs.tcc.postgres_barrier import PostgresBarrier
 from proto.events.v1 import events_pb2
-from services.shipping.domain import Day, Place, Service
-from services.shipping.ports import Shipment
+from services.shipping.adapters.rows import COLUMNS, shipment_of
+from services.shipping.domain import Day, Service
+from services.shipping.ports import NewShipment, Shipment
 
 SHIPMENTS_TOPIC = "shipments"
 ORDERS_TOPIC = "orders"
 ORDER_CONFIRMED = events_pb2.OrderConfirmed.DESCRIPTOR.full_name
 SOURCE = "/services/shipping"
+
+COMMIT_BEFORE, COMMIT_AFTER = "shipping.commit.before", "shipping.commit.after"
+declare(COMMIT_BEFORE, COMMIT_AFTER)
 
 SERVICES = text("SELECT carrier_id, zone, parcels_per_day FROM carrier_zones WHERE zone = ANY(:zones)").bindparams(
     *texts("zones")
@@ -32,20 +36,22 @@ SERVICES = text("SELECT carrier_id, zone, parcels_per_day FROM carrier_zones WHE
 OPEN_DAYS = text(
     """
     INSERT INTO capacity_days (carrier_id, zone, ship_date, booked)
-    SELECT carrier_id, zone, ship_date, 0 FROM unnest(:carrier_ids, :zones) AS service (carrier_id, zone),
-           unnest(:days) AS ship_date
-     ORDER BY 1, 2, 3
+    SELECT carrier_id, zone, ship_date, 0
+      FROM unnest(:carrier_ids, :zones, :days) AS day (carrier_id, zone, ship_date)
+     ORDER BY zone, ship_date, carrier_id
     ON CONFLICT DO NOTHING
     """
 ).bindparams(*texts("carrier_ids", "zones"), *dates("days"))
 
-# Holds the days of the batch until its end; in key order, so two batches never wait in a circle.
+# Holds these days until the transaction's end. In an order that goes day by day within a zone, for everybody: then who
+# locks as many days as it needs, one after another, waits for nobody who waits for it.
 LOCK_DAYS = text(
     """
     SELECT carrier_id, zone, ship_date, booked
-      FROM capacity_days JOIN unnest(:carrier_ids, :zones) AS service (carrier_id, zone) USING (carrier_id, zone)
-     WHERE ship_date = ANY(:days)
-     ORDER BY carrier_id, zone, ship_date FOR UPDATE OF capacity_days
+      FROM capacity_days
+           JOIN unnest(:carrier_ids, :zones, :days) AS day (carrier_id, zone, ship_date)
+           USING (carrier_id, zone, ship_date)
+     ORDER BY zone, ship_date, carrier_id FOR UPDATE OF capacity_days
     """
 ).bindparams(*texts("carrier_ids", "zones"), *dates("days"))
 
@@ -57,42 +63,53 @@ COUNT = text(
     """
 ).bindparams(*texts("carrier_ids", "zones"), *dates("days"), *integers("parcels"))
 
+# The lease of a place that is held begins now, by the database's clock.
 ADD_SHIPMENTS = text(
     """
     INSERT INTO shipments (shipment_id, transaction_id, carrier_id, zone, ship_date, parcels, address, status, label,
-                           booked_at)
-    SELECT shipment_id, transaction_id, carrier_id, zone, ship_date, parcels, address::jsonb, 'booked', label, booked_at
-      FROM unnest(:shipment_ids, :transaction_ids, :carrier_ids, :zones, :days, :parcels, :addresses, :labels,
-                  :booked_at)
-           AS new (shipment_id, transaction_id, carrier_id, zone, ship_date, parcels, address, label, booked_at)
+                           booked_at, lease_until)
+    SELECT shipment_id, transaction_id, carrier_id, zone, ship_date, parcels, address::jsonb, status, label, booked_at,
+           now() + lease_ms * interval '1 millisecond'
+      FROM unnest(:shipment_ids, :transaction_ids, :carrier_ids, :zones, :days, :parcels, :addresses, :statuses,
+                  :labels, :booked_at, :leases_ms)
+           AS new (shipment_id, transaction_id, carrier_id, zone, ship_date, parcels, address, status, label, booked_at,
+                   lease_ms)
     """
 ).bindparams(
-    *texts("shipment_ids", "transaction_ids", "carrier_ids", "zones", "addresses", "labels"),
+    *texts("shipment_ids", "transaction_ids", "carrier_ids", "zones", "addresses", "statuses", "labels"),
     *dates("days"),
-    *integers("parcels"),
+    *integers("parcels", "leases_ms"),
     *instants("booked_at"),
 )
 
-_COLUMNS = """
-    shipment_id, transaction_id, carrier_id, zone, ship_date, parcels, address::text, status, label, booked_at
-"""
-
-# Cancels what has not left; one that has, or that never was, answers nothing.
-CANCEL = text(
+# In order, so that nobody waits in a circle.
+LOCK_SHIPMENTS = text(
     f"""
-    UPDATE shipments SET status = 'cancelled'
-     WHERE transaction_id = ANY(:transaction_ids) AND status IN ('booked', 'released')
-    RETURNING {_COLUMNS}
+    SELECT {COLUMNS} FROM shipments
+     WHERE transaction_id = ANY(:transaction_ids) ORDER BY transaction_id FOR UPDATE
     """  # noqa: S608  (the columns are a constant)
 ).bindparams(*texts("transaction_ids"))
+SAVE_STATUSES = text(
+    """
+    UPDATE shipments SET status = new.status, lease_until = NULL
+      FROM unnest(:shipment_ids, :statuses) AS new (shipment_id, status)
+     WHERE shipments.shipment_id = new.shipment_id
+    """
+).bindparams(*texts("shipment_ids", "statuses"))
 
-# Lets the parcels of confirmed orders leave; cancelled and dispatched ones stay as they are.
+# Lets the parcels of confirmed orders leave, in the same order; cancelled and dispatched ones stay as they are.
 RELEASE = text(
-    "UPDATE shipments SET status = 'released' WHERE transaction_id = ANY(:transaction_ids) AND status = 'booked'"
+    """
+    WITH ready AS (
+        SELECT shipment_id FROM shipments
+         WHERE transaction_id = ANY(:transaction_ids) AND status IN ('held', 'booked')
+         ORDER BY transaction_id FOR UPDATE)
+    UPDATE shipments SET status = 'released', lease_until = NULL
+      FROM ready WHERE shipments.shipment_id = ready.shipment_id
+    """
 ).bindparams(*texts("transaction_ids"))
 
-LOCK_SHIPMENT = text(f"SELECT {_COLUMNS} FROM shipments WHERE shipment_id = :shipment_id FOR UPDATE")  # noqa: S608
-ONE = text(f"SELECT {_COLUMNS} FROM shipments WHERE shipment_id = :shipment_id")  # noqa: S608
+LOCK_SHIPMENT = text(f"SELECT {COLUMNS} FROM shipments WHERE shipment_id = :shipment_id FOR UPDATE")  # noqa: S608
 DISPATCH = text("UPDATE shipments SET status = 'dispatched' WHERE shipment_id = :shipment_id")
 ADD_CARRIER = text(
     "INSERT INTO carriers (carrier_id, name) VALUES (:carrier_id, :name)"
@@ -105,14 +122,6 @@ ADD_ZONES = text(
     ON CONFLICT (carrier_id, zone) DO UPDATE SET parcels_per_day = excluded.parcels_per_day
     """
 ).bindparams(*texts("zones"), *integers("parcels"))
-CARRIERS = text(
-    """
-    SELECT carrier_id, name, coalesce(array_agg(zone ORDER BY zone) FILTER (WHERE zone IS NOT NULL), '{}'),
-           coalesce(array_agg(parcels_per_day ORDER BY zone) FILTER (WHERE zone IS NOT NULL), '{}')
-      FROM carriers LEFT JOIN carrier_zones USING (carrier_id)
-     WHERE carrier_id > :after GROUP BY carrier_id, name ORDER BY carrier_id LIMIT :limit
-    """
-)
 
 
 class PostgresShipping:
@@ -124,54 +133,53 @@ class PostgresShipping:
         rows = await self._connection.execute(SERVICES, {"zones": sorted(zones)})
         return [Service(*row) for row in rows]
 
-    async def lock_days(self, services: Sequence[Service], days: Sequence[date]) -> Mapping[Day, int]:
-        if not services:
+    async def lock_days(self, days: Collection[Day]) -> Mapping[Day, int]:
+        if not days:
             return {}
-        values = {
-            "carrier_ids": [service.carrier_id for service in services],
-            "zones": [service.zone for service in services],
-            "days": list(days),
-        }
+        values = _day_columns(days)
         rows = (await self._connection.execute(LOCK_DAYS, values)).all()
-        if len(rows) < len(services) * len(days):
+        if len(rows) < len(days):
             await self._connection.execute(OPEN_DAYS, values)
             rows = (await self._connection.execute(LOCK_DAYS, values)).all()
         return {(carrier_id, zone, ship_date): booked for carrier_id, zone, ship_date, booked in rows}
 
     async def count(self, parcels: Mapping[Day, int]) -> None:
         if parcels:
-            await self._connection.execute(
-                COUNT,
-                {
-                    "carrier_ids": [day[0] for day in parcels],
-                    "zones": [day[1] for day in parcels],
-                    "days": [day[2] for day in parcels],
-                    "parcels": list(parcels.values()),
-                },
-            )
+            await self._connection.execute(COUNT, {**_day_columns(parcels), "parcels": list(parcels.values())})
 
-    async def add_shipments(self, shipments: Sequence[Shipment]) -> None:
-        if shipments:
+    async def add_shipments(self, new: Sequence[NewShipment]) -> None:
+        if new:
+            shipments = [one.shipment for one in new]
             await self._connection.execute(
                 ADD_SHIPMENTS,
                 {
+                    **_day_columns([shipment.place.day for shipment in shipments]),
                     "shipment_ids": [shipment.shipment_id for shipment in shipments],
                     "transaction_ids": [shipment.transaction_id for shipment in shipments],
-                    "carrier_ids": [shipment.place.carrier_id for shipment in shipments],
-                    "zones": [shipment.place.zone for shipment in shipments],
-                    "days": [shipment.place.ship_date for shipment in shipments],
                     "parcels": [shipment.place.parcels for shipment in shipments],
                     "addresses": [shipment.address for shipment in shipments],
+                    "statuses": [shipment.status.value for shipment in shipments],
                     "labels": [shipment.label for shipment in shipments],
                     "booked_at": [shipment.booked_at for shipment in shipments],
+                    "leases_ms": [one.lease_ms for one in new],
                 },
             )
 
-    async def cancel(self, transaction_ids: Collection[str]) -> Sequence[Shipment]:
+    async def lock_shipments(self, transaction_ids: Collection[str]) -> Mapping[str, Shipment]:
         if not transaction_ids:
-            return []
-        rows = await self._connection.execute(CANCEL, {"transaction_ids": sorted(transaction_ids)})
-        return [_shipment(*row) for row in rows]
+            return {}
+        rows = await self._connection.execute(LOCK_SHIPMENTS, {"transaction_ids": list(transaction_ids)})
+        return {shipment.transaction_id: shipment for shipment in (shipment_of(*row) for row in rows)}
+
+    async def save_statuses(self, shipments: Sequence[Shipment]) -> None:
+        if shipments:
+            await self._connection.execute(
+                SAVE_STATUSES,
+                {
+                    "shipment_ids": [shipment.shipment_id for shipment in shipments],
+                    "statuses": [shipment.status.value for shipment in shipments],
+                },
+            )
 
     async def release(self, transaction_ids: Collection[str]) -> None:
         """Lets the parcels of confirmed orders leave."""
@@ -179,7 +187,7 @@ class PostgresShipping:
 
     async def lock_shipment(self, shipment_id: str) -> Shipment | None:
         row = (await self._connection.execute(LOCK_SHIPMENT, {"shipment_id": shipment_id})).one_or_none()
-        return _shipment(*row) if row is not None else None
+        return shipment_of(*row) if row is not None else None
 
     async def dispatch(self, shipment: Shipment, at: datetime, traceparent: str) -> None:
         await self._connection.execute(DISPATCH, {"shipment_id": shipment.shipment_id})
@@ -234,7 +242,13 @@ class PostgresUnits:
     async def open(self) -> AsyncIterator[PostgresUnit]:
         async with self._database.transaction() as connection:
             yield PostgresUnit(connection, self._ids)
+            failpoint(COMMIT_BEFORE)
+        failpoint(COMMIT_AFTER)
         self.on_commit()
+
+    def joining(self, connection: AsyncConnection) -> PostgresUnit:
+        """A unit inside somebody else's transaction, who decides when it commits."""
+        return PostgresUnit(connection, self._ids)
 
     async def apply_orders(self, connection: AsyncConnection, deliveries: Sequence[Delivery]) -> None:
         """A parcel may leave once its order is confirmed."""
@@ -243,42 +257,9 @@ class PostgresUnits:
             await PostgresShipping(connection, self._ids).release(confirmed)
 
 
-class ShippingQueries:
-    """Reads shipments and carriers."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def shipment(self, shipment_id: str) -> Shipment:
-        """Raises NotFound."""
-        async with self._database.read() as connection:
-            row = (await connection.execute(ONE, {"shipment_id": shipment_id})).one_or_none()
-        if row is None:
-            raise NotFound(f"there is no shipment {shipment_id}")
-        return _shipment(*row)
-
-    async def carriers(self, after: str, limit: int) -> tuple[list[tuple[str, str, list[Service]]], str]:
-        """Carriers by id with what they promise, and the key of the next page; "" at the end."""
-        async with self._database.read() as connection:
-            rows = (await connection.execute(CARRIERS, {"after": after, "limit": limit + 1})).all()
-        found = [
-            (carrier_id, name, [Service(carrier_id, *promise) for promise in zip(zones, parcels, strict=True)])
-            for carrier_id, name, zones, parcels in rows
-        ]
-        return found[:limit], found[limit - 1][0] if len(found) > limit else ""
-
-
-def _shipment(  # noqa: PLR0913, PLR0917  (one for each column)
-    shipment_id: str,
-    transaction_id: str,
-    carrier_id: str,
-    zone: str,
-    ship_date: date,
-    parcels: int,
-    address: str,
-    status: str,
-    label: str,
-    booked_at: datetime,
-) -> Shipment:
-    place = Place(carrier_id, zone, ship_date, parcels)
-    return Shipment(shipment_id, transaction_id, place, address, status, label, booked_at)
+def _day_columns(days: Collection[Day]) -> dict[str, Sequence[object]]:
+    return {
+        "carrier_ids": [carrier_id for carrier_id, _, _ in days],
+        "zones": [zone for _, zone, _ in days],
+        "days": [ship_date for _, _, ship_date in days],
+    }

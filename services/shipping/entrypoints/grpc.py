@@ -1,5 +1,7 @@
 """The shipping service over gRPC: the same operations as REST, and batches for coordinators."""
 
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import grpc
@@ -8,23 +10,32 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from libs.kernel.errors import Invalid
 from libs.runtime.batch_rpc import execute_batch
 from libs.runtime.http_edge import decode_page_token, encode_page_token
+from libs.tcc.barrier import Manner
+from libs.tcc.trail import Trail
 from proto.kernel.v1 import kernel_pb2
 from proto.participant.v1 import participant_pb2
 from proto.shipping.v1 import shipping_pb2, shipping_pb2_grpc
-from services.shipping.domain import Service
+from services.shipping.domain import Address, Service, Status
 from services.shipping.entrypoints.desk import Desk
-from services.shipping.handlers import Address, Done
+from services.shipping.handlers import BOOK_SHIPMENT, Done
 from services.shipping.ports import Shipment
 
 PAGE_SIZE_MAX = 200
 PAGE_SIZE = 50
 KEY_LETTERS_MAX = 255
 
-STATUSES = {
-    "booked": shipping_pb2.SHIPMENT_STATUS_BOOKED,
-    "released": shipping_pb2.SHIPMENT_STATUS_RELEASED,
-    "dispatched": shipping_pb2.SHIPMENT_STATUS_DISPATCHED,
-    "cancelled": shipping_pb2.SHIPMENT_STATUS_CANCELLED,
+STATUSES: Mapping[Status, shipping_pb2.ShipmentStatus.ValueType] = {
+    # The contract has no word of its own for a place that is only held; of those it has, "its order is not confirmed".
+    Status.HELD: shipping_pb2.SHIPMENT_STATUS_BOOKED,
+    Status.BOOKED: shipping_pb2.SHIPMENT_STATUS_BOOKED,
+    Status.RELEASED: shipping_pb2.SHIPMENT_STATUS_RELEASED,
+    Status.DISPATCHED: shipping_pb2.SHIPMENT_STATUS_DISPATCHED,
+    Status.CANCELLED: shipping_pb2.SHIPMENT_STATUS_CANCELLED,
+}
+MANNERS: Mapping[int, Manner] = {
+    participant_pb2.MANNER_UNSPECIFIED: Manner.AT_ONCE,
+    participant_pb2.MANNER_HOLD: Manner.HOLD,
+    participant_pb2.MANNER_PREPARE: Manner.PREPARE,
 }
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -89,6 +100,9 @@ class ShippingServicer(shipping_pb2_grpc.ShippingServiceServicer):
         shipment = await self._desk.queries.shipment(request.shipment_id)
         return shipping_pb2.DispatchShipmentResponse(shipment=_shipment(shipment))
 
+    async def GetTrail(self, request: shipping_pb2.GetTrailRequest, context: Context) -> shipping_pb2.GetTrailResponse:
+        return shipping_pb2.GetTrailResponse(trail=_trail(await self._desk.trail(request.transaction_id)))
+
     async def ExecuteBatch(
         self, request: shipping_pb2.ExecuteBatchRequest, context: Context
     ) -> shipping_pb2.ExecuteBatchResponse:
@@ -96,16 +110,23 @@ class ShippingServicer(shipping_pb2_grpc.ShippingServiceServicer):
 
     async def _execute(self, command: shipping_pb2.Command) -> shipping_pb2.Result:
         key = command.context
+        if key.step != BOOK_SHIPMENT:
+            raise Invalid(f"the step of a booking, of its confirmation and of its undo is {BOOK_SHIPMENT}")
+        manner = MANNERS[key.manner]
         match command.WhichOneof("command"), key.operation:
             case "book", participant_pb2.OPERATION_DO:
                 book = command.book
-                done = await self._desk.book(key.transaction_id, _address(book.address), book.parcels or 1, key.step)
+                address, parcels = _address(book.address), book.parcels or 1
+                done = await self._desk.book(key.transaction_id, address, parcels, manner, key.lease_ms)
                 return shipping_pb2.Result(booked=_booked(done))
+            case "confirm", participant_pb2.OPERATION_CONFIRM:
+                done = await self._desk.confirm(key.transaction_id, manner)
+                return shipping_pb2.Result(confirmed=shipping_pb2.BookingConfirmed(shipment_id=done.shipment_id))
             case "cancel", participant_pb2.OPERATION_UNDO:
-                done = await self._desk.cancel(key.transaction_id, key.step)
+                done = await self._desk.cancel(key.transaction_id, manner)
                 return shipping_pb2.Result(cancelled=shipping_pb2.BookingCancelled(shipment_id=done.shipment_id))
             case _:
-                raise Invalid("a command is book to do, or cancel to undo")
+                raise Invalid("a command is book to do, confirm to confirm, or cancel to undo")
 
 
 def _failed(error: participant_pb2.Refusal | participant_pb2.Fault) -> shipping_pb2.Result:
@@ -143,3 +164,24 @@ def _shipment(shipment: Shipment) -> shipping_pb2.Shipment:
         label=shipment.label,
         booked_at=booked_at,
     )
+
+
+def _trail(trail: Trail) -> participant_pb2.Trail:
+    return participant_pb2.Trail(
+        moments=[
+            participant_pb2.Moment(at_unix_ms=_unix_ms(one.at), what=one.what, step=one.step, detail=one.detail)
+            for one in trail.moments
+        ],
+        kept=[
+            participant_pb2.Keeping(
+                what=one.what,
+                since_unix_ms=_unix_ms(one.since),
+                until_unix_ms=0 if one.until is None else _unix_ms(one.until),
+            )
+            for one in trail.kept
+        ],
+    )
+
+
+def _unix_ms(at: datetime) -> int:
+    return round(at.timestamp() * 1000)

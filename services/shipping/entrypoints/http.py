@@ -3,18 +3,19 @@
 from datetime import date, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from libs.runtime.http_edge import decode_page_token, encode_page_token, idempotency_key, json_response
-from services.shipping.domain import PARCELS_MAX, PARCELS_PER_DAY_MAX, Service
-from services.shipping.entrypoints.desk import ZONES_MAX, Desk
-from services.shipping.handlers import Address
+from services.shipping.domain import PARCELS_MAX, PARCELS_PER_DAY_MAX, Address, Service
+from services.shipping.entrypoints.desk import TRANSACTION_LETTERS_MAX, ZONES_MAX, Desk
 from services.shipping.ports import Shipment
 
 Identifier = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")]
 Words = Annotated[str, Field(min_length=1, max_length=200)]
 Zone = Annotated[str, Field(pattern=r"^[A-Z]{2}$", description="ISO 3166-1 alpha-2 country code")]
+# Also the transactions that are named after an Idempotency-Key, which may be any visible text.
+TransactionInPath = Annotated[str, Path(max_length=TRANSACTION_LETTERS_MAX, pattern=r"^[!-~]+$")]
 Key = Annotated[str, Depends(idempotency_key)]
 
 
@@ -71,6 +72,27 @@ class CancelledOut(BaseModel):
     shipment_id: str
 
 
+class MomentOut(BaseModel):
+    at: datetime
+    what: str
+    step: str
+    detail: str
+
+
+class KeepingOut(BaseModel):
+    """How long something was kept from others; `until` is null while it still is."""
+
+    what: str
+    since: datetime
+    until: datetime | None
+
+
+class TrailOut(BaseModel):
+    transaction_id: str
+    moments: list[MomentOut]
+    kept: list[KeepingOut]
+
+
 def router(desk: Desk) -> APIRouter:
     """The routes of the shipping service."""
     routes = APIRouter(prefix="/v1", tags=["shipping"])
@@ -118,10 +140,16 @@ def router(desk: Desk) -> APIRouter:
         return json_response(_body(await desk.queries.shipment(shipment_id)))
 
     @routes.post("/bookings/{transaction_id}/cancel", response_model=CancelledOut)
-    async def cancel_booking(transaction_id: str, key: Key) -> Response:
+    async def cancel_booking(transaction_id: TransactionInPath, key: Key) -> Response:
         """Gives a transaction's place back; one that booked nothing can book nothing afterwards."""
         done = await desk.cancel(transaction_id)
         return json_response({"transaction_id": transaction_id, "shipment_id": done.shipment_id})
+
+    @routes.get("/transactions/{transaction_id}/trail", response_model=TrailOut)
+    async def get_trail(transaction_id: TransactionInPath) -> Response:
+        """What shipping did for a transaction, and how long it kept capacity from others meanwhile."""
+        trail = await desk.trail(transaction_id)
+        return json_response({"transaction_id": transaction_id, "moments": trail.moments, "kept": trail.kept})
 
     return routes
 

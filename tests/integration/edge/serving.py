@@ -11,6 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from libs.runtime.grpc_edge import channel, create_server
+from libs.runtime.serve import Entrances, Loop
 
 
 class _Server(uvicorn.Server):
@@ -51,6 +52,32 @@ async def serve_grpc(
             yield f"127.0.0.1:{port}", peer
     finally:
         await server.stop(0)
+
+
+@asynccontextmanager
+async def serve_entrances(entrances: Entrances) -> AsyncIterator[tuple[httpx.AsyncClient, grpc.aio.Channel]]:
+    """A client and a channel of a service that runs as its process runs it; what it has begun ends before it does."""
+    server = entrances.grpc_server
+    assert server is not None
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with asyncio.TaskGroup() as group:
+            loops = [group.create_task(_run(loop)) for loop in entrances.loops]
+            try:
+                async with serve_http(entrances.app) as client, channel(f"127.0.0.1:{port}") as peer:
+                    yield client, peer
+            finally:
+                for loop in loops:
+                    loop.cancel()
+    finally:
+        await server.stop(0)
+        for drain in entrances.drain:
+            await drain()
+
+
+async def _run(loop: Loop) -> None:
+    await loop()
 
 
 @contextmanager

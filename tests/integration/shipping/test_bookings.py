@@ -1,82 +1,11 @@
 """Shipping's handlers on a real database: a place is given once, given back once, and never given twice."""
 
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime
-from pathlib import Path
+import asyncio
 
-import asyncpg
-import pytest_asyncio
-
-import services.shipping
-from libs.kernel.errors import Conflict, DockyardError
-from libs.messaging.event import Delivery
-from libs.runtime.clock import Ids, SystemClock
-from libs.runtime.database import Database
-from libs.tcc.barrier import Entry, Key, Operation
-from services.shipping.adapters.units import ORDER_CONFIRMED, PostgresUnits
-from services.shipping.domain import Service
-from services.shipping.handlers import Address, Book, Cancel, Command, CreateCarrier, Dispatch, Done, ShippingHandlers
-from tests.conftest import MakeDatabase
-
-MIGRATIONS = Path(services.shipping.__path__[0]) / "migrations"
-HARBOUR = Address("Ada", "Quay 1", "Hamburg", "20457", "DE")
-NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
-DAYS_AHEAD = 2
-PER_DAY = 2
-
-
-class Office:
-    def __init__(self, url: str, database: Database) -> None:
-        self.url = url
-        self.database = database
-        self.units = PostgresUnits(database, Ids(SystemClock()))
-        self.handlers = ShippingHandlers(self.units, DAYS_AHEAD)
-
-    async def execute(self, *commands: Command) -> list[Done | DockyardError]:
-        return list(await self.handlers.execute(commands))
-
-    async def booked(self) -> int:
-        connection = await asyncpg.connect(self.url)
-        counted = await connection.fetchval("SELECT coalesce(sum(booked), 0)::int FROM capacity_days")
-        live = await connection.fetchval("SELECT count(*)::int FROM shipments WHERE status <> 'cancelled'")
-        await connection.close()
-        assert counted == live, "the counters differ from the shipments"
-        return int(counted)
-
-    async def confirm(self, transaction_id: str) -> None:
-        """Shipping hears that the order is confirmed."""
-        event = Delivery("evt", "orders", ORDER_CONFIRMED, "test", transaction_id, "", "", b"", "stream", "0-1")
-        async with self.database.transaction() as connection:
-            await self.units.apply_orders(connection, [event])
-
-
-@pytest_asyncio.fixture
-async def office(make_database: MakeDatabase) -> AsyncIterator[Office]:
-    url = await make_database("shipping", MIGRATIONS)
-    database = Database.open(url, 4, "test")
-    office = Office(url, database)
-    carrier = CreateCarrier("gull", "Gull", (Service("gull", "DE", PER_DAY),))
-    await office.execute(Command(Entry(Key("key:c", "create-carrier", Operation.DO), b"c"), carrier))
-    yield office
-    await database.close()
-
-
-def book(transaction_id: str, zone: str = "DE", parcels: int = 1) -> Command:
-    address = Address("Ada", "Quay 1", "Hamburg", "20457", zone)
-    entry = Entry(Key(transaction_id, "book-shipment", Operation.DO), f"{zone}{parcels}".encode())
-    return Command(entry, Book(f"shp_{transaction_id}", address, parcels, NOON))
-
-
-def cancel(transaction_id: str) -> Command:
-    return Command(Entry(Key(transaction_id, "book-shipment", Operation.UNDO), b""), Cancel())
-
-
-def dispatch(key: str, shipment_id: str) -> Command:
-    return Command(Entry(Key(key, "dispatch", Operation.DO), shipment_id.encode()), Dispatch(shipment_id, NOON))
-
-
-def codes(outcomes: list[Done | DockyardError]) -> list[str]:
-    return [outcome.code if isinstance(outcome, DockyardError) else "done" for outcome in outcomes]
+from libs.kernel.errors import Conflict
+from services.shipping.domain import Service, shipment_id_of
+from services.shipping.handlers import Done
+from tests.integration.shipping.office import DAYS_AHEAD, PER_DAY, PLACES, Office, book, cancel, codes, dispatch
 
 
 async def test_a_repeated_booking_books_once_and_answers_the_same(office: Office) -> None:
@@ -102,18 +31,29 @@ async def test_a_cancelled_booking_gives_its_place_back_once(office: Office) -> 
     assert await office.booked() == 0
 
 
+async def test_a_place_given_back_is_taken_in_the_same_batch(office: Office) -> None:
+    await office.execute(*(book(f"t{number}") for number in range(PLACES)))
+    assert await office.told(book("t9"), cancel("t2")) == ["done", "done"]
+    assert await office.booked() == PLACES
+
+
 async def test_an_undo_that_comes_first_wins(office: Office) -> None:
     assert await office.execute(cancel("t1")) == [Done()]
     assert codes(await office.execute(book("t1"))) == ["undone-before-done"]
     assert await office.booked() == 0
 
 
+async def test_a_refused_booking_has_nothing_to_cancel(office: Office) -> None:
+    assert await office.told(book("t1", zone="AQ")) == ["zone-not-served"]
+    assert await office.execute(cancel("t1")) == [Done()]
+
+
 async def test_a_parcel_leaves_only_after_its_order_is_confirmed_and_then_stays_gone(office: Office) -> None:
     await office.execute(book("t1"))
-    (early,) = await office.execute(dispatch("d1", "shp_t1"))
+    (early,) = await office.execute(dispatch("d1", shipment_id_of("t1")))
     assert isinstance(early, Conflict)
-    await office.confirm("t1")
-    assert codes(await office.execute(dispatch("d2", "shp_t1"))) == ["done"]
+    await office.confirm_orders("t1")
+    assert codes(await office.execute(dispatch("d2", shipment_id_of("t1")))) == ["done"]
     assert codes(await office.execute(cancel("t1"))) == ["already-dispatched"]
     assert await office.booked() == 1
 
@@ -121,6 +61,23 @@ async def test_a_parcel_leaves_only_after_its_order_is_confirmed_and_then_stays_
 async def test_a_confirmation_does_not_wake_a_cancelled_booking(office: Office) -> None:
     await office.execute(book("t1"))
     await office.execute(cancel("t1"))
-    await office.confirm("t1")
-    (outcome,) = await office.execute(dispatch("d1", "shp_t1"))
+    await office.confirm_orders("t1")
+    (outcome,) = await office.execute(dispatch("d1", shipment_id_of("t1")))
     assert isinstance(outcome, Conflict)
+
+
+async def test_batches_that_give_back_and_take_at_once_do_not_wait_in_a_circle(office: Office) -> None:
+    carriers = ("gull", "tern")
+    async with office.units.open() as unit:
+        for carrier_id in carriers:
+            zones = [Service(carrier_id, zone, 10) for zone in ("DE", "FR")]
+            await unit.shipping.create_carrier(carrier_id, carrier_id, zones)
+    first = [f"a{number}" for number in range(20)]
+    second = [f"b{number}" for number in range(20)]
+    await office.execute(*(book(one, zone) for one, zone in zip(first, ("DE", "FR") * 10, strict=True)))
+    await office.execute(*(book(one, zone) for one, zone in zip(second, ("FR", "DE") * 10, strict=True)))
+    left = [*(cancel(one) for one in first), *(book(f"c{number}", "FR") for number in range(5))]
+    right = [*(cancel(one) for one in reversed(second)), *(book(f"d{number}") for number in range(5))]
+    told = await asyncio.gather(office.told(*left), office.told(*right))
+    assert list(told) == [["done"] * 25] * 2
+    assert await office.booked() == 10
