@@ -5,6 +5,8 @@ from typing import Any
 
 import msgspec
 
+CANCEL_REQUESTED = "cancel-requested"
+
 
 class FaultKind(StrEnum):
     """Whether a failed try may have had its effect."""
@@ -76,7 +78,10 @@ class UndoFailed(Entry, frozen=True):
 
 
 class CancelRequested(Entry, frozen=True):
+    """Somebody wants the saga to go back; the code says who: its customer, or an operator."""
+
     reason: str
+    code: str = CANCEL_REQUESTED
 
 
 class Parked(Entry, frozen=True):
@@ -87,6 +92,25 @@ class Parked(Entry, frozen=True):
 
 class Resumed(Entry, frozen=True):
     """An operator lets a parked saga try again."""
+
+    by: str
+    why: str
+
+
+class Skipped(Entry, frozen=True):
+    """An operator proves that a step of a parked saga was done, or undone if it goes back: it counts as that.
+
+    Nothing is sent for it any more, and the saga goes on.
+    """
+
+    step: str
+    by: str
+    why: str
+    proof: str
+
+
+class EndForced(Entry, frozen=True):
+    """An operator ends a parked saga as it stands: nothing more is done, nothing is undone."""
 
     by: str
     why: str
@@ -109,5 +133,7 @@ AnyEntry = (
     | CancelRequested
     | Parked
     | Resumed
+    | Skipped
+    | EndForced
     | Ended
 )

@@ -15,7 +15,7 @@ from libs.runtime.clock import Clock, Ids
 from libs.runtime.failpoints import declare, failpoint
 from libs.saga.calls import Caller, Participant, call_failpoints
 from libs.saga.definition import Saga
-from libs.saga.entries import AnyEntry, CancelRequested, Ended, Parked, Started, TakenUp
+from libs.saga.entries import CANCEL_REQUESTED, AnyEntry, CancelRequested, Ended, Parked, Started, TakenUp
 from libs.saga.log import ENDED, PARKED, Hold, Instance, Line, SagaLog, Tail
 from libs.saga.machine import Action, Do, Record, State, Undo, apply, fold, next_actions
 from libs.telemetry import metrics
@@ -109,11 +109,16 @@ class Executor:
         for instance in instances:
             self._take_up(instance, (), taken_up=False)
 
-    def request_cancel(self, saga_id: str, reason: str) -> None:
-        """Tells a running saga that its customer changed their mind; it goes back unless the pivot may be done."""
+    def request_cancel(self, saga_id: str, reason: str, code: str = CANCEL_REQUESTED) -> None:
+        """Tells a running saga that it is not wanted any more; it goes back unless the pivot may be done."""
         run = self._runs.get(saga_id)
         if run is not None and run.state.outcome is None:
-            self._note(run, CancelRequested(reason))
+            self._note(run, CancelRequested(reason, code))
+
+    async def take_up(self, saga_id: str) -> None:
+        """Carries on with a saga that an operator resumed, without waiting for the sweep, if this process may."""
+        if self._group is not None:
+            await self._take_up_idle([saga_id])
 
     async def run(self) -> None:
         while True:
@@ -159,13 +164,16 @@ class Executor:
     async def _sweep_page(self, after: str) -> str | None:
         """Takes up to a page of them after this id; the id to go on from, None when there are no more."""
         ids = await self._log.unfinished(after, SWEEP_ROWS_MAX)
-        idle = [saga_id for saga_id in ids if saga_id not in self._runs]
+        await self._take_up_idle(ids)
+        return ids[-1] if len(ids) == SWEEP_ROWS_MAX else None
+
+    async def _take_up_idle(self, saga_ids: Sequence[str]) -> None:
+        idle = [saga_id for saga_id in saga_ids if saga_id not in self._runs]
         found = await self._log.load(idle) if idle else {}
         for one in found.values():
             # It may have come to rest since: then this is old, which the log tells who tries to take it over.
             if one.status not in {PARKED, ENDED}:
                 self._take_up(one.instance, one.lines, taken_up=True)
-        return ids[-1] if len(ids) == SWEEP_ROWS_MAX else None
 
     def _take_up(self, instance: Instance, lines: Sequence[Line], *, taken_up: bool) -> None:
         if self._group is None or instance.saga_id in self._runs or len(self._runs) >= self._in_flight_max:

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from libs.saga.entries import AnyEntry, Ended, Parked, Resumed, UndoDecided
+from libs.saga.entries import AnyEntry, Ended, EndForced, Parked, Resumed, Skipped, UndoDecided
+from libs.saga.machine import FORCED
 
 RUNNING = "running"
 UNDOING = "undoing"
 PARKED = "parked"
 ENDED = "ended"
+# Not a status: an operator let it go on, and whether it goes on or back the whole log says.
+RESUMED = "resumed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +56,22 @@ class Tail:
 
 
 def status_after(lines: Sequence[Line]) -> tuple[str, str, str] | None:
-    """The status these lines lead to, with outcome and parked reason; None when they do not change it."""
+    """The status these lines lead to, with outcome and parked reason; None when they do not change it.
+
+    RESUMED stands for undoing in a log that holds UndoDecided, and for running in any other.
+    """
     for line in reversed(lines):
         match line.entry:
             case Ended(outcome=outcome):
                 return ENDED, outcome, ""
+            case EndForced():
+                return ENDED, FORCED, ""
             case Parked(reason=reason):
                 return PARKED, "", reason
             case UndoDecided():
                 return UNDOING, "", ""
-            case Resumed():
-                return RUNNING, "", ""
+            case Resumed() | Skipped():
+                return RESUMED, "", ""
     return None
 
 

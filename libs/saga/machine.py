@@ -5,6 +5,7 @@ running ──all compensatable steps done──▶ committing ──every step 
    └────────────────▶ undoing ◀───────────────┘
                          └──every done step undone──▶ ended(undone)
 committing, undoing ──a step that must succeed was given up──▶ parked ──an operator──▶ back to where it was
+                                                                     └──an operator──▶ ended(forced)
 
 The log may lag behind: what was sent and answered since its last line is lost with the process that ran the saga.
 Two lines keep that harmless. `TakenUp` marks where another run carries on from a log that may lag; going back from
@@ -24,11 +25,13 @@ from libs.saga.entries import (
     AnyEntry,
     CancelRequested,
     Ended,
+    EndForced,
     Entry,
     FaultKind,
     Parked,
     PivotDecided,
     Resumed,
+    Skipped,
     Started,
     StepDone,
     StepFailed,
@@ -41,7 +44,7 @@ from libs.saga.entries import (
 
 COMPLETED = "completed"
 UNDONE = "undone"
-CANCEL_REQUESTED = "cancel-requested"
+FORCED = "forced"
 
 
 class Phase(StrEnum):
@@ -82,10 +85,14 @@ TRANSITIONS: Mapping[Phase, Mapping[type[Entry], Phase]] = {
     Phase.PARKED_COMMITTING: {
         **_stays(Phase.PARKED_COMMITTING, CancelRequested),
         Resumed: Phase.COMMITTING,
+        Skipped: Phase.COMMITTING,
+        EndForced: Phase.ENDED,
     },
     Phase.PARKED_UNDOING: {
         **_stays(Phase.PARKED_UNDOING, CancelRequested),
         Resumed: Phase.UNDOING,
+        Skipped: Phase.UNDOING,
+        EndForced: Phase.ENDED,
     },
     Phase.ENDED: _stays(Phase.ENDED, CancelRequested),
 }
@@ -121,7 +128,7 @@ class State(msgspec.Struct, frozen=True):
     results: Mapping[str, Any] = {}
     lagging: bool = False
     undo: UndoDecided | None = None
-    cancel: str | None = None
+    cancel: CancelRequested | None = None
     parked: str | None = None
     outcome: str | None = None
 
@@ -167,8 +174,8 @@ def apply(state: State, entry: AnyEntry) -> State:
             return _with(replace(state, results={**state.results, step: result}), entry)
         case StepRefused() | StepFailed() | UndoDone() | UndoFailed():
             return _with(state, entry)
-        case CancelRequested(reason=reason):
-            return replace(state, cancel=reason)
+        case CancelRequested():
+            return replace(state, cancel=entry)
         case PivotDecided():
             return replace(state, phase=phase, lagging=False)
         case UndoDecided():
@@ -177,6 +184,10 @@ def apply(state: State, entry: AnyEntry) -> State:
             return replace(state, phase=phase, parked=reason)
         case Resumed():
             return replace(state, phase=phase, parked=None, steps=_asked_again(state.steps, phase))
+        case Skipped(step=step):
+            return replace(state, phase=phase, parked=None, steps=_taken_as_done(state, step, phase))
+        case EndForced():
+            return replace(state, phase=phase, parked=None, outcome=FORCED)
         case Ended(outcome=outcome):
             return replace(state, phase=phase, outcome=outcome)
         case TakenUp():
@@ -212,6 +223,37 @@ def _asked_again(steps: Mapping[str, Progress], phase: Phase) -> Mapping[str, Pr
     return {name: replace(one, failures=0, refused=False) for name, one in steps.items()}
 
 
+def _taken_as_done(state: State, step: str, phase: Phase) -> Mapping[str, Progress]:
+    """The operator's proof stands for the answer that never came; the others' tries count from the start."""
+    proven = {"undone": True} if phase is Phase.UNDOING else {"done": True}
+    before = state.of(step)
+    assert not (before.undone if phase is Phase.UNDOING else before.done), f"{step} needs no proof any more"
+    steps = _asked_again(state.steps, phase)
+    return {**steps, step: replace(steps.get(step, _NOTHING), **proven)}
+
+
+def skippable(saga: Saga, state: State) -> tuple[str, ...]:
+    """The steps of a parked saga that an operator may prove to be done or undone, the one it is stuck at first.
+
+    Never the pivot, and nothing after it while its answer is not known: whoever decides must be asked.
+    """
+    match state.phase:
+        case Phase.PARKED_UNDOING:
+            left = [
+                (step, state.of(step.name).undo_failures >= step.undo_retry.attempts_max)
+                for group in reversed(_reached(saga, state))
+                for step in group
+                if _needs_undo(step, state)
+            ]
+        case Phase.PARKED_COMMITTING:
+            undone = [step for step in saga.steps if not state.of(step.name).done]
+            decided = all(step.kind is not Kind.PIVOT for step in undone)
+            left = [(step, _is_stuck(step, state.of(step.name))) for step in undone if decided]
+        case _:
+            return ()
+    return tuple(step.name for step, stuck in sorted(left, key=lambda one: not one[1]))
+
+
 def next_actions(saga: Saga, state: State) -> tuple[Action, ...]:
     """What to do now: tries to make together, or one line to write; nothing when the saga rests."""
     match state.phase:
@@ -228,7 +270,7 @@ def _going_on(saga: Saga, state: State) -> tuple[Action, ...]:
     if group is None:
         return (Record(Ended(COMPLETED)),)
     if state.cancel is not None and _may_turn_back(group, state):
-        return (Record(UndoDecided(group[0].name, CANCEL_REQUESTED, state.cancel)),)
+        return (Record(UndoDecided(group[0].name, state.cancel.code, state.cancel.reason)),)
     stuck = next((step for step in group if _is_stuck(step, state.of(step.name))), None)
     if stuck is not None:
         return (Record(_when_stuck(stuck, state)),)

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 
-from libs.saga.log import ENDED, PARKED, RUNNING, Instance, Line, Remembered, Tail, status_after
+from libs.saga.entries import UndoDecided
+from libs.saga.log import ENDED, PARKED, RESUMED, RUNNING, UNDOING, Instance, Line, Remembered, Tail, status_after
 
 
 class _Held:
@@ -36,8 +37,13 @@ class MemorySagaLog:
         kept.update((line.seq, line) for line in tail.lines)
         changed = status_after(tail.lines)
         if changed is not None:
-            self._status[tail.saga_id] = changed[0]
+            status = changed[0]
+            self._status[tail.saga_id] = self._where_it_was(tail.saga_id) if status == RESUMED else status
         return True
+
+    def _where_it_was(self, saga_id: str) -> str:
+        goes_back = any(isinstance(line.entry, UndoDecided) for line in self._lines[saga_id].values())
+        return UNDOING if goes_back else RUNNING
 
     async def unfinished(self, after: str, limit: int) -> Sequence[str]:
         ids = sorted(one for one, status in self._status.items() if status not in {ENDED, PARKED} and one > after)

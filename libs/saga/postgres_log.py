@@ -13,7 +13,7 @@ from libs.runtime.clock import Clock
 from libs.runtime.database import Database
 from libs.runtime.sql import instants, integers, texts
 from libs.saga.entries import AnyEntry
-from libs.saga.log import Instance, Line, Remembered, Tail, status_after
+from libs.saga.log import RESUMED, RUNNING, UNDOING, Instance, Line, Remembered, Tail, status_after
 
 SAGA_DDL = (
     """
@@ -97,6 +97,11 @@ OVERTAKEN = text(
     """
 ).bindparams(*texts("saga_ids", "entries"), *integers("seqs"), *instants("times"))
 
+# Those of these sagas that had begun to go back.
+GOING_BACK = text(
+    "SELECT DISTINCT saga_id FROM saga_log WHERE saga_id = ANY(:saga_ids) AND entry->>'type' = 'UndoDecided'"
+).bindparams(*texts("saga_ids"))
+
 # Ids only: the partial index holds them, and the coordinator runs most of these sagas already.
 UNFINISHED = text(
     """
@@ -135,8 +140,11 @@ async def start_rows(connection: AsyncConnection, instances: Sequence[Instance])
         )
 
 
-async def _add(connection: AsyncConnection, tails: Sequence[Tail]) -> set[str]:
-    """Adds the lines and what they make of each saga's status, or says which sagas have other lines there."""
+async def add_lines(connection: AsyncConnection, tails: Sequence[Tail]) -> set[str]:
+    """Adds the lines and what they make of each saga's status, inside the caller's transaction.
+
+    Or says which sagas have other lines there: then the caller rolls back.
+    """
     lines = [(tail.saga_id, line) for tail in tails for line in tail.lines]
     columns = {
         "saga_ids": [saga_id for saga_id, _ in lines],
@@ -160,10 +168,22 @@ async def _set_status(connection: AsyncConnection, tails: Sequence[Tail]) -> Non
     ]
     if changed:
         saga_ids, statuses, outcomes, reasons, times = map(list, zip(*changed, strict=True))
+        if RESUMED in statuses:
+            statuses = await _resolved(connection, saga_ids, statuses)
         await connection.execute(
             SET_STATUS,
             {"saga_ids": saga_ids, "statuses": statuses, "outcomes": outcomes, "reasons": reasons, "times": times},
         )
+
+
+async def _resolved(connection: AsyncConnection, saga_ids: list[str], statuses: list[str]) -> list[str]:
+    """What was resumed is where it had been before it was parked."""
+    resumed = [saga_id for saga_id, status in zip(saga_ids, statuses, strict=True) if status == RESUMED]
+    back = set((await connection.execute(GOING_BACK, {"saga_ids": resumed})).scalars())
+    return [
+        status if status != RESUMED else UNDOING if saga_id in back else RUNNING
+        for saga_id, status in zip(saga_ids, statuses, strict=True)
+    ]
 
 
 class PostgresSagaLog:
@@ -180,7 +200,7 @@ class PostgresSagaLog:
         left = sorted(tails, key=lambda tail: tail.saga_id)
         async with self._database.transaction() as connection:
             while left:
-                lost = await _add(connection, left)
+                lost = await add_lines(connection, left)
                 if not lost:
                     break
                 await connection.rollback()

@@ -10,9 +10,11 @@ from libs.saga.entries import (
     AnyEntry,
     CancelRequested,
     Ended,
+    EndForced,
     Parked,
     PivotDecided,
     Resumed,
+    Skipped,
     Started,
     StepDone,
     StepFailed,
@@ -43,7 +45,7 @@ def moments(lines: Sequence[Line]) -> list[Moment]:
 
 
 def state_of(lines: Sequence[Line]) -> str:
-    """running, undoing, parked, completed or undone."""
+    """running, undoing, parked, completed, undone or forced."""
     state = fold(line.entry for line in lines)
     if state.outcome is not None:
         return state.outcome
@@ -54,13 +56,19 @@ def state_of(lines: Sequence[Line]) -> str:
 
 def waits_for(saga: Saga, lines: Sequence[Line]) -> str:
     """What an unfinished saga waits for since when; "" when it has ended."""
+    what, colon, reason = awaited(saga, lines).partition(": ")
+    since = f" since {lines[-1].at.isoformat(timespec='milliseconds')}" if what and lines else ""
+    return f"{what}{since}{colon}{reason}"
+
+
+def awaited(saga: Saga, lines: Sequence[Line]) -> str:
+    """What an unfinished saga waits for since its last line; "" when it has ended."""
     state = fold(line.entry for line in lines)
     if state.outcome is not None:
         return ""
-    since = f" since {lines[-1].at.isoformat(timespec='milliseconds')}" if lines else ""
     if state.parked is not None:
-        return f"an operator{since}: {state.parked}"
-    return " and ".join(_awaited(action) for action in next_actions(saga, state)) + since
+        return f"an operator: {state.parked}"
+    return " and ".join(_awaited(action) for action in next_actions(saga, state))
 
 
 def _awaited(action: Action) -> str:
@@ -99,12 +107,16 @@ def _words(entry: AnyEntry) -> tuple[str, str, int, str]:
             return f"{step} undone", step, 0, _detail(result)
         case UndoFailed(step=step, attempt=attempt, message=message):
             return f"undo of {step} failed", step, attempt, message
-        case CancelRequested(reason=reason):
-            return "cancel requested", "", 0, reason
+        case CancelRequested(reason=reason, code=code):
+            return code.replace("-", " "), "", 0, reason
         case Parked(reason=reason):
             return "parked", "", 0, reason
         case Resumed(by=by, why=why):
             return f"resumed by {by}", "", 0, why
+        case Skipped(step=step, by=by, why=why, proof=proof):
+            return f"{step} skipped by {by}", step, 0, f"{why}; proof: {proof}"
+        case EndForced(by=by, why=why):
+            return f"ended by {by}", "", 0, why
         case Ended(outcome=outcome):
             return f"saga ended: {outcome}", "", 0, ""
 

@@ -18,10 +18,12 @@ from libs.saga.entries import (
     AnyEntry,
     CancelRequested,
     Ended,
+    EndForced,
     FaultKind,
     Parked,
     PivotDecided,
     Resumed,
+    Skipped,
     Started,
     StepDone,
     StepFailed,
@@ -60,6 +62,8 @@ EVERY_ENTRY: tuple[AnyEntry, ...] = (
     UndoDone("take", "restocked"),
     Parked("step tell failed"),
     Resumed("ops", "fixed"),
+    Skipped("tell", "ops", "by phone", "ticket 7"),
+    EndForced("ops", "enough"),
     Ended("undone"),
 )
 
@@ -201,6 +205,14 @@ async def test_of_two_writers_of_one_saga_the_later_one_finds_out_and_writes_not
         ((Started(), UndoDecided("take", "no", ""), UndoFailed("take", 1, "")), UNDOING),
         ((Started(), Parked("stuck")), PARKED),
         ((Started(), Parked("stuck"), Resumed("ops", "fixed")), RUNNING),
+        ((Started(), Parked("stuck"), Skipped("take", "ops", "by hand", "seen")), RUNNING),
+        ((Started(), UndoDecided("take", "no", ""), Parked("stuck"), Resumed("ops", "fixed")), UNDOING),
+        (
+            (Started(), UndoDecided("take", "no", ""), Parked("stuck"), Skipped("take", "ops", "by hand", "seen")),
+            UNDOING,
+        ),
+        ((Started(), Parked("stuck"), Resumed("ops", "fixed"), Parked("stuck")), PARKED),
+        ((Started(), Parked("stuck"), EndForced("ops", "enough")), ENDED),
         ((Started(), UndoDecided("take", "no", ""), Ended("undone")), ENDED),
     ],
 )
@@ -232,6 +244,33 @@ async def test_a_parked_saga_that_is_resumed_is_unfinished_again(subject: Subjec
     assert list(await subject.log.unfinished("", 10)) == []
     await subject.log.write([tail("o1", Resumed("ops", "fixed"), after=2)])
     assert list(await subject.log.unfinished("", 10)) == ["o1"]
+
+
+async def test_a_saga_that_is_resumed_on_its_way_back_is_still_on_its_way_back(subject: Subject) -> None:
+    await subject.start([instance("o1"), instance("o2")])
+    await subject.log.write([tail("o1", Started(), UndoDecided("take", "no", ""), Parked("stuck"))])
+    await subject.log.write([tail("o2", Started(), Parked("stuck"))])
+    resumed = Resumed("ops", "fixed")
+    await subject.log.write([tail("o1", resumed, after=3), tail("o2", resumed, after=2)])
+    found = await subject.log.load(["o1", "o2"])
+    assert {name: one.status for name, one in found.items()} == {"o1": UNDOING, "o2": RUNNING}
+
+
+async def test_of_two_operators_one_finds_out(subject: Subject) -> None:
+    await subject.start([instance()])
+    await subject.log.write([tail("o1", Started(), Parked("stuck"))])
+    assert not await subject.log.write([tail("o1", Resumed("ann", "fixed"), after=2)])
+    assert set(await subject.log.write([tail("o1", EndForced("bob", "enough"), after=2)])) == {"o1"}
+    assert (await subject.log.load(["o1"]))["o1"].status == RUNNING
+
+
+async def test_a_forced_end_has_an_outcome(database: Database) -> None:
+    log = PostgresSagaLog(database, {"checkout": Body}, SystemClock())
+    await _starter(database)([instance()])
+    await log.write([tail("o1", Started(), Parked("stuck"), EndForced("ops", "enough"))])
+    async with database.read() as connection:
+        row = (await connection.execute(text("SELECT status, outcome, parked_reason FROM sagas"))).one()
+    assert tuple(row) == ("ended", "forced", "")
 
 
 async def test_one_at_a_time_holds_the_right_to_run_sagas(subject: Subject) -> None:

@@ -9,6 +9,8 @@ cancel WHY                 the customer asks to cancel
 crash                      the process dies; what was not written is lost
 take over                  another process carries on from the log
 resume WHO                 an operator lets a parked saga go on
+skip STEP WHO              an operator proves that a step was done, or undone
+force WHO                  an operator ends a parked saga as it stands
 
 -> step.do      a command is sent          == line     written durably before going on
 """
@@ -22,8 +24,10 @@ from libs.saga.definition import NOTHING_TO_UNDO, Command, Kind, Retry, Saga, St
 from libs.saga.entries import (
     AnyEntry,
     CancelRequested,
+    EndForced,
     FaultKind,
     Resumed,
+    Skipped,
     Started,
     StepDone,
     StepFailed,
@@ -33,7 +37,7 @@ from libs.saga.entries import (
     UndoFailed,
 )
 from libs.saga.log import Line
-from libs.saga.machine import Do, Record, State, Undo, fold, next_actions
+from libs.saga.machine import Do, Record, State, Undo, fold, next_actions, skippable
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -64,6 +68,13 @@ class SagaTable:
                 return self._durably(TakenUp("another process"))
             case ["resume", who]:
                 return self._durably(Resumed(who, "fixed it"))
+            case ["skip", step, who]:
+                may = skippable(self._saga, self._state())
+                if step not in may:
+                    return [f"not skipped; may be: {', '.join(may) or 'nothing'}"]
+                return self._durably(Skipped(step, who, "by hand", "seen"))
+            case ["force", who]:
+                return self._durably(EndForced(who, "enough"))
             case ["cancel", *why]:
                 self._log.append(CancelRequested(" ".join(why)))
                 return [] if self._asked else self._go_on()

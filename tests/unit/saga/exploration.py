@@ -1,9 +1,10 @@
-"""Every way a small saga can go: each answer of each call, each crash, a rival coordinator, a cancel, late messages.
+"""Every way a small saga can go: each answer of each call, each crash, a rival coordinator, a cancel, late messages,
+and whatever an operator may do with one that is parked.
 
 A node of the graph is what the log holds, what each running coordinator has in memory, and what the participants did.
 Coordinators follow the machine; participants follow the barrier's contract. The edges are everything the world may do
 next. A coordinator's lines are durable at once until the world decides that they lag; then they are lost if it dies
-before it writes again.
+before it writes again. Operators prove only what is true.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,8 +16,10 @@ from libs.saga.definition import Kind, Saga
 from libs.saga.entries import (
     AnyEntry,
     CancelRequested,
+    EndForced,
     FaultKind,
     Resumed,
+    Skipped,
     Started,
     StepDone,
     StepFailed,
@@ -28,6 +31,7 @@ from libs.saga.entries import (
 from libs.saga.machine import Action, Do, Phase, Record, State, Undo
 
 DONE, REFUSED, SUSPENDED = "done", "refused", "suspended"
+PARKED = frozenset({Phase.PARKED_COMMITTING, Phase.PARKED_UNDOING})
 
 
 class Effect(NamedTuple):
@@ -62,6 +66,8 @@ class Budget(NamedTuple):
     rivals: int = 0
     cancels: int = 0
     resumes: int = 0
+    skips: int = 0
+    forced: int = 0
 
 
 NO_MISFORTUNE = Budget()
@@ -79,6 +85,7 @@ class Rules:
     """The machine under test; a test plants a bug by replacing one of them."""
 
     apply: Callable[[State, AnyEntry], State] = machine.apply
+    skippable: Callable[[Saga, State], tuple[str, ...]] = machine.skippable
     next_actions: Callable[[Saga, State], tuple[Action, ...]] = machine.next_actions
     says_when_it_takes_over: bool = True
 
@@ -174,13 +181,32 @@ class Exploration:
 
     def _somebody_begins(self, node: Node) -> Iterator[Node]:
         log = self._states[node.log]
-        if node.coordinators:
-            return
-        if log.phase in {Phase.PARKED_COMMITTING, Phase.PARKED_UNDOING} and node.budget.resumes:
-            resumed = self._id(self.rules.apply(log, Resumed("ops", "fixed")))
-            yield node._replace(log=resumed, budget=node.budget._replace(resumes=node.budget.resumes - 1))
-        elif self.rules.next_actions(self.saga, log):
+        if log.phase in PARKED:
+            # Who ran it and was overtaken may still be at it: its lines are not taken any more, its calls are made.
+            overtaken = tuple(one._replace(first=False) for one in node.coordinators)
+            for entry, budget in self._verbs(node, log):
+                written = self._id(self.rules.apply(log, entry))
+                yield Node(written, overtaken, node.world, budget)
+        elif not node.coordinators and self.rules.next_actions(self.saga, log):
             yield self._taken_up(node)
+
+    def _verbs(self, node: Node, log: State) -> Iterator[tuple[AnyEntry, Budget]]:
+        """What an operator may write into the log of a parked saga."""
+        budget = node.budget
+        if budget.resumes:
+            yield Resumed("ops", "fixed"), budget._replace(resumes=budget.resumes - 1)
+        if budget.forced:
+            yield EndForced("ops", "enough"), budget._replace(forced=budget.forced - 1)
+        for step in self.rules.skippable(self.saga, log) if budget.skips else ():
+            if self._is_proven(node, step, log.phase):
+                yield Skipped(step, "ops", "by hand", "seen"), budget._replace(skips=budget.skips - 1)
+
+    def _is_proven(self, node: Node, step: str, phase: Phase) -> bool:
+        """Of a step to be done: it stands. Of a step to be undone: it does not, and nobody can still send it."""
+        effect = node.world[self._names.index(step)]
+        if phase is Phase.PARKED_COMMITTING:
+            return effect.stands
+        return not effect.stands and (bool(effect.row) or not (effect.late or node.coordinators))
 
     def _taken_up(self, node: Node) -> Node:
         """Who takes over says so in the log before doing anything: from then on nobody else can write to it."""
@@ -254,6 +280,8 @@ class Exploration:
         match log.phase:
             case Phase.ENDED if log.outcome == machine.COMPLETED:
                 self._expect(all(standing), "completed, but something is missing", node)
+            case Phase.ENDED if log.outcome == machine.FORCED:
+                pass  # whatever was done stays, and whatever was undone
             case Phase.ENDED:
                 self._expect(not any(standing), "undone, but something stands", node)
                 waiting = any(effect.late and not effect.row for effect in node.world)

@@ -10,7 +10,7 @@ from libs.kernel.errors import Conflict, InDoubt, Unavailable
 from libs.runtime.clock import ManualClock
 from libs.saga.calls import CommandContext
 from libs.saga.definition import Command, Retry, Saga, Step
-from libs.saga.entries import AnyEntry, Ended, Started, StepDone, TakenUp, UndoDecided
+from libs.saga.entries import AnyEntry, Ended, Resumed, Started, StepDone, TakenUp, UndoDecided
 from libs.saga.executor import FAILED_SECONDS, FLUSH_SECONDS, SWEEP_SECONDS, Executor
 from libs.saga.log import ENDED, PARKED, RUNNING, Hold, Instance, Line, Remembered, Tail
 from libs.saga.machine import State
@@ -320,6 +320,36 @@ async def test_a_saga_that_must_go_on_and_cannot_is_parked_with_its_reason() -> 
         assert (await b.remembered("o1")).status == PARKED
         await pass_time(b.clock, 2 * SWEEP_SECONDS)
         assert len(b.rested) == 1
+
+
+async def test_a_parked_saga_that_was_resumed_goes_on_at_once_when_it_is_told_of() -> None:
+    closed = True
+
+    async def network(_: Command, context: CommandContext, deliver: Deliver) -> Any:
+        if closed and context.step == "tell":
+            raise Unavailable("closed")
+        return await deliver()
+
+    async with bench(network=network) as b:
+        b.start("o1")
+        await pass_time(b.clock, 1)
+        parked = await b.remembered("o1")
+        assert parked.status == PARKED
+        closed = False
+        line = Line(parked.lines[-1].seq + 1, b.clock.now(), Resumed("ops", "it is open again"))
+        await b.memory.write([Tail("o1", [line])])
+        await b.executor.take_up("o1")
+        await settle()
+        assert (await b.remembered("o1")).status == ENDED
+        assert b.shop.standing("o1", "tell") == 1
+
+
+async def test_who_may_not_run_sagas_takes_none_up() -> None:
+    memory = MemorySagaLog()
+    executor = Executor(SAGAS, {"shop": Shop()}, memory, ManualClock())
+    memory.start([Instance("o1", "checkout", 1, {}, "", ManualClock().now())])
+    await executor.take_up("o1")
+    assert (await memory.load(["o1"]))["o1"].lines == []
 
 
 async def test_sagas_without_room_wait_in_the_log_and_are_found() -> None:

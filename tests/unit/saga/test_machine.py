@@ -9,11 +9,13 @@ from libs.saga.entries import (
     AnyEntry,
     CancelRequested,
     Ended,
+    EndForced,
     Entry,
     FaultKind,
     Parked,
     PivotDecided,
     Resumed,
+    Skipped,
     Started,
     StepDone,
     StepFailed,
@@ -23,7 +25,7 @@ from libs.saga.entries import (
     UndoDone,
     UndoFailed,
 )
-from libs.saga.machine import TRANSITIONS, Do, Phase, Record, State, Undo, apply, fold, next_actions
+from libs.saga.machine import TRANSITIONS, Do, Phase, Record, State, Undo, apply, fold, next_actions, skippable
 from tests.unit.saga.sagas import command, pivot, retriable, step
 
 Log = list[AnyEntry]
@@ -44,6 +46,8 @@ EXAMPLES: tuple[AnyEntry, ...] = (
     CancelRequested("changed my mind"),
     Parked("step tell failed"),
     Resumed("ops", "fixed it"),
+    Skipped("tell", "ops", "told them by phone", "ticket 7"),
+    EndForced("ops", "nobody will fix it"),
     Ended("completed"),
 )
 LOGS: dict[Phase, tuple[AnyEntry, ...]] = {
@@ -164,6 +168,71 @@ def test_an_operator_gives_a_parked_step_new_tries_even_after_a_refusal() -> Non
     log: Log = [*COMMITTING, StepDone("confirm"), StepRefused("tell", "no", ""), Parked("no"), Resumed("ops", "fixed")]
     assert after(*log[:-1]) == ()
     assert after(*log) == (Do("tell", 1, 0),)
+
+
+TIRED: tuple[AnyEntry, ...] = (*COMMITTING, StepDone("confirm"), failed("tell", 1), failed("tell", 2), Parked("stuck"))
+
+
+def test_a_step_that_was_proven_done_is_not_sent_any_more() -> None:
+    assert skippable(CHECKOUT, fold(TIRED)) == ("tell",)
+    assert after(*TIRED, Skipped("tell", "ops", "told by phone", "ticket 7")) == (Record(Ended("completed")),)
+
+
+def test_an_undo_that_was_proven_is_not_sent_any_more_and_the_others_are_tried_anew() -> None:
+    both = (step("take", group="reserve"), step("hold", group="reserve"))
+    saga = Saga("checkout", (step("look"), *both, pivot("confirm")))
+    log: Log = [Started(), StepDone("look"), StepDone("take"), StepDone("hold"), CancelRequested("no")]
+    log += [UndoDecided("confirm", "cancel-requested", "no"), UndoFailed("take", 1, ""), UndoFailed("hold", 1, "")]
+    log += [UndoFailed("take", 2, ""), UndoFailed("hold", 2, ""), Parked("stuck")]
+    assert skippable(saga, fold(log)) == ("take", "hold", "look")
+    log += [Skipped("hold", "ops", "put back by hand", "ticket 7")]
+    assert after(*log, saga=saga) == (Undo("take", 1, 0),)
+    assert after(*log, UndoDone("take"), saga=saga) == (Undo("look", 1, 0),)
+
+
+def test_the_step_it_is_stuck_at_comes_first_among_those_that_may_be_skipped() -> None:
+    saga = Saga("checkout", (pivot("confirm"), retriable("tell"), retriable("thank")))
+    log: Log = [Started(), PivotDecided("confirm"), StepDone("confirm"), StepRefused("tell", "no", ""), Parked("no")]
+    assert skippable(saga, fold(log)) == ("tell", "thank")
+    log = [Started(), StepDone("take"), StepDone("charge"), TakenUp("run_2"), CancelRequested("no")]
+    log += [UndoDecided("confirm", "cancel-requested", "no"), UndoDone("charge")]
+    log += [UndoFailed("take", 1, ""), UndoFailed("take", 2, ""), Parked("stuck")]
+    assert skippable(CHECKOUT, fold(log)) == ("take",)
+
+
+def test_nobody_proves_the_pivot_nor_what_comes_after_it_before_it_has_answered() -> None:
+    log: Log = [*COMMITTING, failed("confirm", 1, FaultKind.IN_DOUBT), failed("confirm", 2), Parked("stuck")]
+    assert skippable(CHECKOUT, fold(log)) == ()
+
+
+@pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.COMMITTING, Phase.UNDOING, Phase.ENDED])
+def test_only_steps_of_a_parked_saga_may_be_skipped(phase: Phase) -> None:
+    assert skippable(CHECKOUT, fold(LOGS[phase])) == ()
+
+
+def test_proving_a_step_twice_is_a_loud_bug() -> None:
+    with pytest.raises(AssertionError, match="take needs no proof any more"):
+        fold([*TIRED, Skipped("take", "ops", "", "")])
+
+
+@pytest.mark.parametrize("phase", [Phase.PARKED_COMMITTING, Phase.PARKED_UNDOING])
+def test_a_forced_end_is_the_end(phase: Phase) -> None:
+    state = fold([*LOGS[phase], EndForced("ops", "nobody will fix it")])
+    assert (state.phase, state.outcome, state.parked) == (Phase.ENDED, "forced", None)
+    assert next_actions(CHECKOUT, state) == ()
+
+
+def test_a_resumed_pivot_that_is_refused_meanwhile_sends_the_saga_back() -> None:
+    log: Log = [*COMMITTING, failed("confirm", 1, FaultKind.IN_DOUBT), failed("confirm", 2), Parked("stuck")]
+    log += [Resumed("ops", "turn back"), TakenUp("run_2")]
+    assert after(*log) == (Do("confirm", 1, 0),)
+    refused: Log = [*log, StepRefused("confirm", "compensated-by-operator", "")]
+    assert after(*refused) == (Record(UndoDecided("confirm", "compensated-by-operator", "")),)
+
+
+def test_who_asked_for_the_way_back_is_remembered_with_it() -> None:
+    log: Log = [Started(), StepDone("take"), CancelRequested("wrong price", "compensated-by-operator")]
+    assert after(*log) == (Record(UndoDecided("charge", "compensated-by-operator", "wrong price")),)
 
 
 def test_an_undo_has_its_own_patience_and_is_parked_after_it() -> None:

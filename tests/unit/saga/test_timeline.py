@@ -11,10 +11,12 @@ from libs.saga.entries import (
     AnyEntry,
     CancelRequested,
     Ended,
+    EndForced,
     FaultKind,
     Parked,
     PivotDecided,
     Resumed,
+    Skipped,
     Started,
     StepDone,
     StepFailed,
@@ -50,7 +52,10 @@ def test_every_line_has_words_a_step_a_try_and_a_detail() -> None:
         UndoFailed("take", 2, "closed"): ("undo of take failed", "take", 2, "closed"),
         CancelRequested("changed my mind"): ("cancel requested", "", 0, "changed my mind"),
         Parked("step tell failed"): ("parked", "", 0, "step tell failed"),
+        CancelRequested("wrong price", "compensated-by-operator"): ("compensated by operator", "", 0, "wrong price"),
         Resumed("ops", "fixed"): ("resumed by ops", "", 0, "fixed"),
+        Skipped("tell", "ops", "by phone", "ticket 7"): ("tell skipped by ops", "tell", 0, "by phone; proof: ticket 7"),
+        EndForced("ops", "enough"): ("ended by ops", "", 0, "enough"),
         Ended("completed"): ("saga ended: completed", "", 0, ""),
     }
     assert {type(entry) for entry in told} == set(get_args(AnyEntry))
@@ -97,6 +102,7 @@ def test_what_a_step_answered_is_its_detail() -> None:
             "an operator since 2026-03-01T12:00:05.000+00:00: step tell failed 2 times: closed",
         ),
         ((*HELD, Ended("undone")), "undone", ""),
+        ((*HELD, PivotDecided("confirm"), Parked("stuck"), EndForced("ops", "enough")), "forced", ""),
     ],
 )
 def test_an_unfinished_saga_waits_for_something(entries: tuple[AnyEntry, ...], state: str, waits_for: str) -> None:
