@@ -1,24 +1,20 @@
 """`dockyard order place`, `show`, `list`."""
 
 import sys
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dockyard.terminal import EXIT_FAILED, HomeOption, JsonOption, answer, complain
+from dockyard.asking import REQUEST_SECONDS, OrderUrlOption, ask, order_url
+from dockyard.terminal import EXIT_FAILED, HomeOption, JsonOption, answer
 
 if TYPE_CHECKING:
-    import httpx
     from rich.console import RenderableType
 
 
 WAIT_SECONDS_MAX = 60
-REQUEST_SECONDS = 10.0
 PAGE_SIZE_MAX = 200
-
-UrlOption = Annotated[
-    str, typer.Option("--url", envvar="DOCKYARD_ORDER_URL", help="The order service; by default this home's own.")
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +34,7 @@ def place(  # noqa: PLR0913, PLR0917  (the parts of an order)
     coordination: Annotated[str, typer.Option(help="How the order is coordinated.")] = "orchestrated",
     key: Annotated[str, typer.Option(help="Idempotency key; by default a new one.")] = "",
     wait: Annotated[int, typer.Option(min=0, max=WAIT_SECONDS_MAX, help="Wait so long for its end.")] = 10,
-    url: UrlOption = "",
+    url: OrderUrlOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Place one order and wait for its end; exit code 1 when it was rejected."""
@@ -53,7 +49,9 @@ def place(  # noqa: PLR0913, PLR0917  (the parts of an order)
         "coordination": coordination,
     }
     headers = {"Idempotency-Key": key or Ids(SystemClock()).new("cli"), "Prefer": f"wait={wait}"}
-    order = _ask(url or _url(home), "POST", "/v1/orders", seconds=wait + REQUEST_SECONDS, json=body, headers=headers)
+    order = ask(
+        url or order_url(home), "POST", "/v1/orders", seconds=wait + REQUEST_SECONDS, json=body, headers=headers
+    )
     answer(order, as_json, lambda: _order_table([order]))
     if order["status"] in {"rejected", "cancelled"}:
         sys.exit(EXIT_FAILED)
@@ -62,26 +60,28 @@ def place(  # noqa: PLR0913, PLR0917  (the parts of an order)
 def show(
     home: HomeOption,
     order_id: Annotated[str, typer.Argument(help="The order's id.")],
-    url: UrlOption = "",
+    url: OrderUrlOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Show an order, everything that happened to it, and what it waits for."""
-    base = url or _url(home)
-    order = _ask(base, "GET", f"/v1/orders/{order_id}")
-    timeline = _ask(base, "GET", f"/v1/orders/{order_id}/timeline")
-    answer({"order": order, "timeline": timeline}, as_json, lambda: _story(order, timeline))
+    """Show an order, what every service did for it and when, what was kept meanwhile, and what it waits for."""
+    from libs.runtime.clock import SystemClock
+
+    base = url or order_url(home)
+    order = ask(base, "GET", f"/v1/orders/{order_id}")
+    timeline = ask(base, "GET", f"/v1/orders/{order_id}/timeline")
+    answer({"order": order, "timeline": timeline}, as_json, lambda: _story(order, timeline, SystemClock().now()))
 
 
 def list_orders(
     home: HomeOption,
     customer: Annotated[str, typer.Option(help="Only this customer's.")] = "",
     limit: Annotated[int, typer.Option(min=1, max=PAGE_SIZE_MAX, help="At most so many, newest first.")] = 20,
-    url: UrlOption = "",
+    url: OrderUrlOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """List orders, newest first."""
     query = {"customer": customer, "page_size": str(limit)}
-    page = _ask(url or _url(home), "GET", "/v1/orders", params=query)
+    page = ask(url or order_url(home), "GET", "/v1/orders", params=query)
     answer(page, as_json, lambda: _order_table(page["orders"]))
 
 
@@ -90,36 +90,6 @@ def _line(text: str) -> dict[str, Any]:
     if not (sku and equals and quantity.isdecimal()):
         raise typer.BadParameter(f"{text!r} is not SKU=QUANTITY, as in lamp=2")
     return {"sku": sku, "quantity": int(quantity)}
-
-
-def _url(home: Any) -> str:
-    from dockyard.local.platform import Platform
-
-    return Platform.open(home).urls["order"]
-
-
-def _ask(base: str, method: str, path: str, seconds: float = REQUEST_SECONDS, **request: Any) -> dict[str, Any]:
-    """One request; what the service refuses is said in its own words, and ends the command."""
-    import httpx
-
-    from libs.kernel.errors import Unavailable
-
-    try:
-        response = httpx.request(method, base + path, timeout=seconds, trust_env=False, **request)
-    except httpx.HTTPError as error:
-        raise Unavailable(f"{base} does not answer ({error}): is the platform up? try `dockyard status`") from error
-    if response.is_success:
-        return dict(response.json())
-    complain(_problem(response))
-    sys.exit(EXIT_FAILED)
-
-
-def _problem(response: "httpx.Response") -> str:
-    try:
-        problem = response.json()
-        return f"{problem['code']}: {problem['detail']} (HTTP {response.status_code})"
-    except (ValueError, KeyError):
-        return f"HTTP {response.status_code} from {response.url}"
 
 
 def _order_table(orders: list[dict[str, Any]]) -> "RenderableType":
@@ -138,16 +108,53 @@ def _order_table(orders: list[dict[str, Any]]) -> "RenderableType":
     return table
 
 
-def _story(order: dict[str, Any], timeline: dict[str, Any]) -> "RenderableType":
+def _story(order: dict[str, Any], timeline: dict[str, Any], now: datetime) -> "RenderableType":
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    happened = Table("time", "service", "what happened", "try", "detail", title=f"saga {timeline['state']}")
-    for entry in timeline["entries"]:
-        attempt = str(entry["attempt"] or "")
-        happened.add_row(entry["at"][11:23], entry["service"], entry["what"], attempt, entry["detail"])
-    parts: list[RenderableType] = [_order_table([order]), happened]
+    parts: list[RenderableType] = [_order_table([order]), _happened(timeline)]
+    if timeline["kept"]:
+        parts.append(_kept(timeline, now))
     if timeline["waits_for"]:
-        parts.append(Text(f"waits for {timeline['waits_for']}", "yellow"))
+        since = f" since {_lasted(timeline['waits_since'], now)}" if timeline["waits_since"] else ""
+        parts.append(Text(f"waits for {timeline['waits_for']}{since}", "yellow"))
     return Group(*parts)
+
+
+def _happened(timeline: dict[str, Any]) -> "RenderableType":
+    """Every entry with its milliseconds since the first, which is named in the title."""
+    from rich.table import Table
+
+    entries = timeline["entries"]
+    start = entries[0]["at"]
+    moment = datetime.fromisoformat(start).strftime("%Y-%m-%d %H:%M:%S")
+    title = f"{timeline['coordination']} order, {timeline['state']}; 0 ms is {moment} UTC"
+    happened = Table("ms", "service", "what happened", "try", "detail", title=title)
+    happened.columns[0].justify = "right"
+    for entry in entries:
+        is_missing = entry["kind"] == "unavailable"
+        offset = "" if is_missing else f"{_ms(start, entry['at']):,}"
+        attempt = str(entry["attempt"] or "")
+        style = "yellow" if is_missing else None
+        happened.add_row(offset, entry["service"], entry["what"], attempt, entry["detail"], style=style)
+    return happened
+
+
+def _kept(timeline: dict[str, Any], now: datetime) -> "RenderableType":
+    from rich.table import Table
+
+    start = timeline["entries"][0]["at"]
+    kept = Table("from ms", "service", "kept from others", "for", title="kept")
+    kept.columns[0].justify = "right"
+    for one in timeline["kept"]:
+        lasted = f"{_ms(one['since'], one['until']):,} ms" if one["until"] else f"{_lasted(one['since'], now)}, still"
+        kept.add_row(f"{_ms(start, one['since']):,}", one["service"], one["what"], lasted)
+    return kept
+
+
+def _ms(start: str, end: str) -> int:
+    return round((datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds() * 1000)
+
+
+def _lasted(since: str, now: datetime) -> str:
+    return f"{max((now - datetime.fromisoformat(since)).total_seconds(), 0.0):.1f} s"

@@ -52,14 +52,16 @@ def problems(parts: Sequence[Part], begins: Sequence[str], ends: Sequence[str]) 
     return found
 
 
-def diagram(parts: Sequence[Part]) -> str:
-    """The choreography as a Mermaid flowchart: services' effects as nodes, events as arrows."""
+def diagram(parts: Sequence[Part], begins: Sequence[str]) -> str:
+    """The choreography as a Mermaid flowchart: effects as nodes, events as arrows, refusals dashed."""
     lines = ["flowchart LR"]
+    lines += [f"    {event}([{event}])" for event in begins]
     for part in parts:
         lines += [f"    subgraph {part.service}"]
         lines += [f"        {_node(part, rule)}[{rule.effect}]" for rule in _effects(part)]
         lines += ["    end"]
-    lines += sorted(set(_arrows(parts)))
+    first = [f"    {rule.on} --> {_node(part, rule)}" for part in parts for rule in part.rules if rule.on in begins]
+    lines += [*first, *sorted(set(_arrows(parts)))]
     return "\n".join(lines) + "\n"
 
 

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from libs.runtime.settings import ServiceSettings
+from services.order.choreography import DEADLINE_SECONDS
 
 PREFIX = "DOCKYARD_ORDER_"
 
@@ -19,3 +20,7 @@ class OrderSettings(ServiceSettings):
     # batches are largest: measured 20 % less CPU per order than with three, and lower latency.
     calls_in_flight_max: int = Field(default=1, ge=1, le=64)
     step_timeout_seconds: float = Field(default=5.0, gt=0, le=60)
+    # A choreographed checkout that stands still for so long is withdrawn; one that then stands still again is parked.
+    choreography_deadline_seconds: float = Field(default=DEADLINE_SECONDS, gt=0, le=86_400)
+    # Calls in a row, which lose money when anything goes wrong: for comparisons only.
+    allow_naive: bool = False

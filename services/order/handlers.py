@@ -1,6 +1,6 @@
 """Load many, decide each, record many: one transaction for however many requests arrived together."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -9,8 +9,9 @@ from libs.runtime.position import Position
 from libs.tcc.barrier import Claim, Entry, First, Key, Operation, Replay, Unfinished
 from libs.tcc.barrier import Mismatch as OtherRequest
 from services.order import domain
+from services.order.choreography import Stage, stage_of
 from services.order.domain import Order, PlaceOrder
-from services.order.ports import Appended, ChoreographyStart, SagaStart, Unit, Units
+from services.order.ports import Appended, ChoreographyStart, ChoreographyTurn, SagaStart, Unit, Units
 from services.order.saga import CANCELLATION, CHECKOUTS, Cancellation, cancellation_id, checkout_id, checkout_of
 
 
@@ -161,11 +162,12 @@ async def change_orders(unit: Unit, changes: Sequence[Change]) -> list[Outcome]:
             strict=True,
         )
     )
-    orders = await unit.orders.load({change.order_id for change in changes})
+    orders = await _load(unit, {change.order_id for change in changes})
     outcomes = [_decided(change, orders.get(change.order_id), claims) for change in changes]
     appends = [outcome for outcome in outcomes if isinstance(outcome, Appended)]
     positions = dict(zip([append.after.order_id for append in appends], await unit.orders.append(appends), strict=True))
     results = [_written(outcome, positions) for outcome in outcomes]
+    await unit.choreographies.turn(_turns(orders, outcomes, positions))
     await unit.sagas.start(_cancellations(changes, outcomes, results))
     await unit.barrier.answer(
         [
@@ -177,6 +179,40 @@ async def change_orders(unit: Unit, changes: Sequence[Change]) -> list[Outcome]:
         ]
     )
     return results
+
+
+async def _load(unit: Unit, order_ids: Collection[str]) -> Mapping[str, Order]:
+    """The orders; those whose checkout nobody coordinates as they are while nobody else changes them.
+
+    Their changes come from other services' events, from deadlines and from customers at once: they wait for each other.
+    """
+    orders = await unit.orders.load(order_ids)
+    contended = {order_id for order_id, order in orders.items() if _is_choreographed(order)}
+    if not contended:
+        return orders
+    await unit.choreographies.lock(contended)
+    return {**orders, **await unit.orders.load(contended)}
+
+
+def _is_choreographed(order: Order) -> bool:
+    return order.coordination == domain.CHOREOGRAPHED and not order.decided
+
+
+def _turns(
+    orders: Mapping[str, Order], outcomes: Sequence[object], positions: Mapping[str, Position | None]
+) -> list[ChoreographyTurn]:
+    """Where the choreographed checkouts of changed orders are now."""
+    after = [
+        outcome.after
+        for outcome in outcomes
+        if isinstance(outcome, Appended) and positions[outcome.after.order_id] is not None
+    ]
+    return [
+        ChoreographyTurn(order.order_id, stage, "CheckoutWithdrawn" if stage is Stage.WITHDRAWN else "")
+        for order in after
+        if _is_choreographed(orders[order.order_id])
+        for stage in (stage_of(order),)
+    ]
 
 
 def _decided(change: Change, order: Order | None, claims: dict[str, Claim]) -> Appended | Written | DockyardError:

@@ -9,6 +9,7 @@ from typing import Protocol
 from libs.kernel.money import Money
 from libs.runtime.position import Position
 from libs.tcc.barrier import Claim, Entry, Key
+from services.order.choreography import Stage
 from services.order.domain import Event, Order
 from services.order.saga import Cancellation, Checkout
 
@@ -40,6 +41,15 @@ class ChoreographyStart:
     order_id: str
     traceparent: str
     at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ChoreographyTurn:
+    """Where its order's own event took a choreographed checkout; an `event` that the others are told of, or none."""
+
+    order_id: str
+    stage: Stage
+    event: str = ""
 
 
 class Orders(Protocol):
@@ -75,6 +85,14 @@ class Sagas(Protocol):
 class Choreographies(Protocol):
     async def begin(self, starts: Sequence[ChoreographyStart]) -> None:
         """Notes them, so that one that stalls is found."""
+        ...
+
+    async def lock(self, order_ids: Collection[str]) -> None:
+        """From here on nobody else changes these orders, until this transaction has ended."""
+        ...
+
+    async def turn(self, turns: Sequence[ChoreographyTurn]) -> None:
+        """Notes where they are now, with a new deadline."""
         ...
 
 

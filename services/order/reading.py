@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Protocol
 
 from libs.eventsourcing.store import Recorded
@@ -58,24 +59,58 @@ class Page:
     next_before: str
 
 
+class Kind(StrEnum):
+    """Where a line of a timeline is known from."""
+
+    EVENT = "event"  # the order's own events
+    LOG = "log"  # its coordinator's log: what was tried, and what came of it
+    MESSAGE = "message"  # what the order said and heard of a choreographed checkout
+    EFFECT = "effect"  # the service's own record
+    UNAVAILABLE = "unavailable"  # the service could not be asked: its part is missing
+
+
 @dataclass(frozen=True, slots=True)
 class TimelineEntry:
+    """`attempt` is 0 where nothing was tried."""
+
     at: datetime
     service: str
     what: str
-    step: str
-    attempt: int
-    detail: str
+    step: str = ""
+    attempt: int = 0
+    detail: str = ""
+    kind: Kind = Kind.EVENT
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a service kept from others for the order; `until` is None while it still does."""
+
+    what: str
+    service: str
+    since: datetime
+    until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceTrail:
+    """One service's part of a timeline: what it did, or that it could not be asked."""
+
+    entries: Sequence[TimelineEntry]
+    kept: Sequence[Kept] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """`state` is the newest saga's; `waits_for` is empty when nothing is waited for."""
+    """`state` is that of the newest saga, else of the choreography, else the order's; an unfinished one waits."""
 
     order_id: str
+    coordination: str
     state: str
     waits_for: str
+    waits_since: datetime | None
     entries: tuple[TimelineEntry, ...]
+    kept: tuple[Kept, ...]
 
 
 class Queries(Protocol):
@@ -107,6 +142,12 @@ class Queries(Protocol):
 class Timelines(Protocol):
     async def of(self, order_id: str) -> Timeline:
         """One order's story, oldest first. Raises NotFound."""
+        ...
+
+
+class Trails(Protocol):
+    async def of(self, order_id: str) -> Sequence[ServiceTrail]:
+        """What every participant did for the order; one that does not answer soon is an entry, not an error."""
         ...
 
 

@@ -67,11 +67,12 @@ class Shop:
         card: str = "tok_ok",
         ship_to: Mapping[str, str] | None = None,
         customer: str = "ada",
+        coordination: str = "orchestrated",
         key: str = "",
         wait: int = 20,
         **headers: str,
     ) -> httpx.Response:
-        body = self.body(lines=lines, card=card, ship_to=ship_to, customer=customer)
+        body = self.body(lines=lines, card=card, ship_to=ship_to, customer=customer, coordination=coordination)
         return self.post("order", "/v1/orders", body, key=key, prefer=f"wait={wait}" if wait else "", **headers)
 
     def body(
@@ -81,9 +82,11 @@ class Shop:
         card: str = "tok_ok",
         ship_to: Mapping[str, str] | None = None,
         customer: str = "ada",
+        coordination: str = "orchestrated",
     ) -> dict[str, Any]:
         return {
             "customer_id": customer,
+            "coordination": coordination,
             "lines": [{"sku": sku, "quantity": quantity} for sku, quantity in (lines or {"lamp": 2}).items()],
             "card_token": card,
             "ship_to": dict(ship_to or HARBOUR),

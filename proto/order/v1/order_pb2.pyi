@@ -380,12 +380,17 @@ class TimelineEntry(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     what: _builtins.str
     """What happened: "charge done", "charge refused card-declined", "undo decided"."""
     step: _builtins.str
     attempt: _builtins.int
     detail: _builtins.str
+    kind: _builtins.str
+    """Where it is known from: "event" (the order's own), "log" (its coordinator's), "message" (said or heard by the order),
+    "effect" (the service's own record), or "unavailable" (the service could not be asked: its part is missing).
+    """
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -397,14 +402,49 @@ class TimelineEntry(_message.Message):
         step: _builtins.str = ...,
         attempt: _builtins.int = ...,
         detail: _builtins.str = ...,
+        kind: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "attempt", b"attempt", "detail", b"detail", "service", b"service", "step", b"step", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "attempt", b"attempt", "detail", b"detail", "kind", b"kind", "service", b"service", "step", b"step", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TimelineEntry: _TypeAlias = TimelineEntry  # noqa: Y015
+
+@_typing.final
+class Kept(_message.Message):
+    """How long a service kept something from others for the order: stock held, money authorised, rows locked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHAT_FIELD_NUMBER: _builtins.int
+    SERVICE_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    what: _builtins.str
+    service: _builtins.str
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """Not set while it still is."""
+
+    def __init__(
+        self,
+        *,
+        what: _builtins.str = ...,
+        service: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["service", b"service", "since", b"since", "until", b"until", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Kept: _TypeAlias = Kept  # noqa: Y015
 
 @_typing.final
 class GetOrderTimelineRequest(_message.Message):
@@ -432,21 +472,34 @@ class GetOrderTimelineResponse(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     WAITS_FOR_FIELD_NUMBER: _builtins.int
     ENTRIES_FIELD_NUMBER: _builtins.int
+    COORDINATION_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    WAITS_SINCE_FIELD_NUMBER: _builtins.int
     state: _builtins.str
     waits_for: _builtins.str
     """For an unfinished one: what it waits for."""
+    coordination: _builtins.str
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___TimelineEntry]: ...
+    @_builtins.property
+    def kept(self) -> _containers.RepeatedCompositeFieldContainer[Global___Kept]: ...
+    @_builtins.property
+    def waits_since(self) -> _timestamp_pb2.Timestamp:
+        """For an unfinished one: since when it waits."""
+
     def __init__(
         self,
         *,
         state: _builtins.str = ...,
         waits_for: _builtins.str = ...,
         entries: _abc.Iterable[Global___TimelineEntry] | None = ...,
+        coordination: _builtins.str = ...,
+        kept: _abc.Iterable[Global___Kept] | None = ...,
+        waits_since: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["waits_since", b"waits_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "state", b"state", "waits_for", b"waits_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordination", b"coordination", "entries", b"entries", "kept", b"kept", "state", b"state", "waits_for", b"waits_for", "waits_since", b"waits_since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

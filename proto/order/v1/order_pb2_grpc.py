@@ -99,7 +99,7 @@ class OrderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetOrderTimeline(self, request, context):
-        """What the coordinator did for the order, step by step, and what it waits for.
+        """What every service did for the order and when, whatever coordinates it, and what an unfinished one waits for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

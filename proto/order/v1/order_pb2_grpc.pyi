@@ -41,7 +41,7 @@ class OrderServiceStub:
     GetOrderHistory: _grpc.UnaryUnaryMultiCallable[_order_pb2.GetOrderHistoryRequest, _order_pb2.GetOrderHistoryResponse]
     """Every event of the order, oldest first."""
     GetOrderTimeline: _grpc.UnaryUnaryMultiCallable[_order_pb2.GetOrderTimelineRequest, _order_pb2.GetOrderTimelineResponse]
-    """What the coordinator did for the order, step by step, and what it waits for."""
+    """What every service did for the order and when, whatever coordinates it, and what an unfinished one waits for."""
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.CancelOrderRequest, _order_pb2.CancelOrderResponse]
     """Asks for the order to be taken back: accepted unless the parcel has left."""
 
@@ -58,7 +58,7 @@ class OrderServiceAsyncStub(OrderServiceStub):
     GetOrderHistory: _aio.UnaryUnaryMultiCallable[_order_pb2.GetOrderHistoryRequest, _order_pb2.GetOrderHistoryResponse]  # type: ignore[assignment]
     """Every event of the order, oldest first."""
     GetOrderTimeline: _aio.UnaryUnaryMultiCallable[_order_pb2.GetOrderTimelineRequest, _order_pb2.GetOrderTimelineResponse]  # type: ignore[assignment]
-    """What the coordinator did for the order, step by step, and what it waits for."""
+    """What every service did for the order and when, whatever coordinates it, and what an unfinished one waits for."""
     CancelOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.CancelOrderRequest, _order_pb2.CancelOrderResponse]  # type: ignore[assignment]
     """Asks for the order to be taken back: accepted unless the parcel has left."""
 
@@ -102,7 +102,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_pb2.GetOrderTimelineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.GetOrderTimelineResponse, _abc.Awaitable[_order_pb2.GetOrderTimelineResponse]]:
-        """What the coordinator did for the order, step by step, and what it waits for."""
+        """What every service did for the order and when, whatever coordinates it, and what an unfinished one waits for."""
 
     @_abc_1.abstractmethod
     def CancelOrder(

@@ -139,7 +139,9 @@ RESULTS: Mapping[str, Callable[[Any], dict[str, str]]] = {
 }
 # Inventory and shipping both call it "confirmed".
 CONFIRMED: Mapping[str, Callable[[Any], dict[str, str]]] = {
-    inventory_pb2.DeductionConfirmed.DESCRIPTOR.full_name: lambda done: {},
+    inventory_pb2.DeductionConfirmed.DESCRIPTOR.full_name: lambda done: (
+        {} if done.lines else {"nothing": "left to confirm"}
+    ),
     shipping_pb2.BookingConfirmed.DESCRIPTOR.full_name: lambda done: (
         {"shipment_id": done.shipment_id} if done.shipment_id else {"nothing": "left to confirm"}
     ),

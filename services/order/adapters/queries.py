@@ -1,6 +1,6 @@
 """The read side: the order view, and the event streams where a reader wants to be sure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -23,12 +23,20 @@ READ_YOUR_WRITES_SECONDS_MAX = 1.0
 _COLUMNS = """
     SELECT view.order_id, view.customer_id, view.status, view.reason, view.coordination, view.lines, view.total_minor,
            view.currency, view.ship_to, view.placed_at, view.updated_at, view.version,
-           coalesce(sagas.parked_reason, '')
-      FROM order_view AS view LEFT JOIN sagas ON sagas.saga_id = view.order_id
+           coalesce(sagas.parked_reason, choreographies.parked_reason, '')
+      FROM order_view AS view
+      LEFT JOIN sagas ON sagas.saga_id = view.order_id
+      LEFT JOIN choreographies ON choreographies.order_id = view.order_id
 """
 
 ONE = text(_COLUMNS + " WHERE view.order_id = :order_id")
-PARKED = text("SELECT coalesce(parked_reason, '') FROM sagas WHERE saga_id = :order_id")
+PARKED = text(
+    """
+    SELECT parked_reason FROM sagas WHERE saga_id = :order_id
+     UNION ALL
+    SELECT parked_reason FROM choreographies WHERE order_id = :order_id
+    """
+)
 
 # The next page below a key, newest first; an empty customer means everybody's.
 PAGE = text(_COLUMNS + " WHERE view.order_id < :before ORDER BY view.order_id DESC LIMIT :limit")
@@ -96,6 +104,12 @@ class OrderQueries:
         except NotFound:
             return None
         return _fold(events)
+
+    async def folds(self, order_ids: Sequence[str]) -> Mapping[str, Order]:
+        """Those of these orders that exist, each as its events add up to now."""
+        async with self._database.read() as connection:
+            streams = await PostgresEventStore(connection).load(order_ids)
+        return {order_id: _fold(events) for order_id, events in streams.items()}
 
     async def as_of(self, order_id: str, *, version: int | None = None, time: datetime | None = None) -> OrderView:
         """The order as it was: after its first `version` events, or at an instant. Raises NotFound before its time."""

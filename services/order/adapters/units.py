@@ -19,7 +19,9 @@ from libs.runtime.sql import texts
 from libs.saga.log import Instance
 from libs.saga.postgres_log import start_rows
 from libs.tcc.postgres_barrier import PostgresBarrier
+from services.order.adapters.choreographies import PostgresChoreographies
 from services.order.adapters.codec import CODEC, integration_events
+from services.order.choreography import DEADLINE_SECONDS
 from services.order.domain import Order, fold
 from services.order.ports import Appended, SagaStart
 from services.order.saga import SAGAS
@@ -123,33 +125,46 @@ class PostgresSagas:
 class PostgresUnit:
     """One transaction of the order service."""
 
-    def __init__(self, connection: AsyncConnection, clock: Clock, ids: Ids, committed: Committed) -> None:
+    def __init__(
+        self, connection: AsyncConnection, clock: Clock, ids: Ids, committed: Committed, deadline_seconds: float
+    ) -> None:
         self.orders = PostgresOrders(connection, ids, committed)
         self.catalogue = PostgresCatalogue(connection)
         self.sagas = PostgresSagas(connection, clock, committed)
+        self.choreographies = PostgresChoreographies(connection, deadline_seconds)
         self.barrier = PostgresBarrier(connection)
 
 
 class PostgresUnits:
-    """Opens transactions, and tells a listener what each one committed."""
+    """Opens transactions, and tells a listener what each one committed.
+
+    A choreographed checkout may stand still for `choreography_seconds`.
+    """
 
     def __init__(
-        self, database: Database, clock: Clock, ids: Ids, on_commit: Callable[[Committed], None] = lambda _: None
+        self,
+        database: Database,
+        clock: Clock,
+        ids: Ids,
+        on_commit: Callable[[Committed], None] = lambda _: None,
+        *,
+        choreography_seconds: float = DEADLINE_SECONDS,
     ) -> None:
         self._database = database
         self._clock = clock
         self._ids = ids
         self.on_commit = on_commit
+        self._choreography_seconds = choreography_seconds
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[PostgresUnit]:
         committed = Committed()
         async with self._database.transaction() as connection:
-            yield PostgresUnit(connection, self._clock, self._ids, committed)
+            yield self.joining(connection, committed)
             failpoint("order.commit.before")
         failpoint("order.commit.after")
         self.on_commit(committed)
 
-    def joining(self, connection: AsyncConnection) -> PostgresUnit:
-        """A unit inside somebody else's transaction, who decides when it commits."""
-        return PostgresUnit(connection, self._clock, self._ids, Committed())
+    def joining(self, connection: AsyncConnection, committed: Committed | None = None) -> PostgresUnit:
+        """A unit inside somebody else's transaction, who decides when it commits, and tells `on_commit` of it."""
+        return PostgresUnit(connection, self._clock, self._ids, committed or Committed(), self._choreography_seconds)

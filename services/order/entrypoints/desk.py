@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 
-from libs.kernel.errors import NotFound, StillRunning
+from libs.kernel.errors import Invalid, NotFound, StillRunning
 from libs.runtime.batching import Batcher
 from libs.runtime.clock import Clock, Ids
 from libs.telemetry import names
 from libs.telemetry.tracing import current_traceparent, span
-from services.order.domain import Address, Line, Order, PlaceOrder, checked
+from services.order.domain import NAIVE, Address, Line, Order, PlaceOrder, checked
 from services.order.handlers import Change, Placing, RequestCancel, Written
 from services.order.reading import Queries, Reached, Watch
 
@@ -33,7 +33,7 @@ class Wanted:
 
 
 class Desk:
-    """Takes orders and requests to cancel them."""
+    """Takes orders and requests to cancel them; orders that nobody would finish only where that is allowed."""
 
     def __init__(
         self,
@@ -43,6 +43,8 @@ class Desk:
         watch: Watch,
         clock: Clock,
         ids: Ids,
+        *,
+        allow_naive: bool = False,
     ) -> None:
         self._placing = placing
         self._changing = changing
@@ -50,6 +52,7 @@ class Desk:
         self._watch = watch
         self._clock = clock
         self._ids = ids
+        self._allow_naive = allow_naive
         self._running: set[tuple[str, str]] = set()
 
     async def place(self, wanted: Wanted, request: Request) -> Written:
@@ -65,6 +68,8 @@ class Desk:
                 at=self._clock.now(),
             )
         )
+        if command.coordination == NAIVE and not self._allow_naive:
+            raise Invalid("naive checkouts lose money and are not allowed here", code="naive-not-allowed")
         with span(names.PLACE_ORDER, attributes={names.ORDER_ID: command.order_id}):
             placing = Placing(command, request.key, request.fingerprint, current_traceparent())
             with self._watch.until(command.order_id, _decided) as decided:

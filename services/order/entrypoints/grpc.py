@@ -16,7 +16,7 @@ from proto.order.v1 import order_pb2, order_pb2_grpc
 from services.order.domain import LINES_MAX, Address, Line
 from services.order.entrypoints.desk import Desk, Request, Wanted
 from services.order.handlers import Written
-from services.order.reading import OrderView, Queries, Timelines, view_of
+from services.order.reading import OrderView, Queries, Timeline, Timelines, view_of
 
 KEY_LETTERS_MAX = 255
 WAIT_SECONDS_MAX = 60
@@ -95,22 +95,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
     async def GetOrderTimeline(
         self, request: order_pb2.GetOrderTimelineRequest, context: Context
     ) -> order_pb2.GetOrderTimelineResponse:
-        timeline = await self._timelines.of(request.order_id)
-        return order_pb2.GetOrderTimelineResponse(
-            state=timeline.state,
-            waits_for=timeline.waits_for,
-            entries=[
-                order_pb2.TimelineEntry(
-                    at=_timestamp(entry.at),
-                    service=entry.service,
-                    what=entry.what,
-                    step=entry.step,
-                    attempt=entry.attempt,
-                    detail=entry.detail,
-                )
-                for entry in timeline.entries
-            ],
-        )
+        return _timeline(await self._timelines.of(request.order_id))
 
     async def CancelOrder(
         self, request: order_pb2.CancelOrderRequest, context: Context
@@ -171,6 +156,36 @@ def _timestamp(at: datetime) -> Timestamp:
     stamp = Timestamp()
     stamp.FromDatetime(at)
     return stamp
+
+
+def _timeline(timeline: Timeline) -> order_pb2.GetOrderTimelineResponse:
+    return order_pb2.GetOrderTimelineResponse(
+        state=timeline.state,
+        waits_for=timeline.waits_for,
+        entries=[
+            order_pb2.TimelineEntry(
+                at=_timestamp(entry.at),
+                service=entry.service,
+                what=entry.what,
+                step=entry.step,
+                attempt=entry.attempt,
+                detail=entry.detail,
+                kind=entry.kind,
+            )
+            for entry in timeline.entries
+        ],
+        coordination=timeline.coordination,
+        kept=[
+            order_pb2.Kept(
+                what=one.what,
+                service=one.service,
+                since=_timestamp(one.since),
+                until=_timestamp(one.until) if one.until else None,
+            )
+            for one in timeline.kept
+        ],
+        waits_since=_timestamp(timeline.waits_since) if timeline.waits_since else None,
+    )
 
 
 def _after(after: str) -> Position | None:

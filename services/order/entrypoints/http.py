@@ -1,7 +1,7 @@
 """The order service over REST."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -111,13 +111,24 @@ class TimelineEntryOut(BaseModel):
     step: str
     attempt: int
     detail: str
+    kind: Literal["event", "log", "message", "effect", "unavailable"]
+
+
+class KeptOut(BaseModel):
+    what: str
+    service: str
+    since: datetime
+    until: datetime | None
 
 
 class TimelineOut(BaseModel):
     order_id: str
+    coordination: str
     state: str
     waits_for: str
+    waits_since: datetime | None
     entries: list[TimelineEntryOut]
+    kept: list[KeptOut]
 
 
 def router(desk: Desk, queries: Queries, timelines: Timelines) -> APIRouter:
@@ -183,7 +194,7 @@ def router(desk: Desk, queries: Queries, timelines: Timelines) -> APIRouter:
 
     @routes.get("/orders/{order_id}/timeline", response_model=TimelineOut)
     async def order_timeline(order_id: str) -> Response:
-        """What the coordinator did for the order, step by step, and what it waits for."""
+        """What every service did for the order and when, in every style, and what an unfinished one waits for."""
         return _json(await timelines.of(order_id))
 
     @routes.post("/orders/{order_id}/cancel", status_code=202, response_model=OrderOut)
