@@ -269,7 +269,7 @@ def _going_on(saga: Saga, state: State) -> tuple[Action, ...]:
     group = _current(saga, state)
     if group is None:
         return (Record(Ended(COMPLETED)),)
-    if state.cancel is not None and _may_turn_back(group, state):
+    if state.cancel is not None and _has_begun(group, state) and _may_turn_back(group, state):
         return (Record(UndoDecided(group[0].name, state.cancel.code, state.cancel.reason)),)
     stuck = next((step for step in group if _is_stuck(step, state.of(step.name))), None)
     if stuck is not None:
@@ -282,6 +282,11 @@ def _going_on(saga: Saga, state: State) -> tuple[Action, ...]:
 def _current(saga: Saga, state: State) -> Group | None:
     """The first group in which something is left to do."""
     return next((group for group in saga.groups() if not all(state.of(step.name).done for step in group)), None)
+
+
+def _has_begun(group: Group, state: State) -> bool:
+    """Whether there is something to go back over: what opens a saga is done first, for its undo closes it."""
+    return bool(state.steps) or state.lagging or group[0].kind is not Kind.COMPENSATABLE
 
 
 def _may_turn_back(group: Group, state: State) -> bool:
@@ -329,10 +334,11 @@ def _going_back(saga: Saga, state: State) -> tuple[Action, ...]:
 def _reached(saga: Saga, state: State) -> tuple[Group, ...]:
     """The groups of which something may have been sent.
 
-    A refusal is remembered and repeated, so nothing after a refused step was ever sent, whoever ran the saga before.
+    Behind a step that was refused as well: what was prepared, and rolled back when its participant asked, is refused
+    when it is asked for again, and by then the steps behind it had been sent.
     """
     assert state.undo is not None, "going back was decided somewhere"
-    if state.lagging and not state.of(state.undo.step).refused:
+    if state.lagging:
         return saga.groups()
     last = next(at for at, group in enumerate(saga.groups()) if saga.step(state.undo.step) in group)
     return saga.groups()[: last + 1]

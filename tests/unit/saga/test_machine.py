@@ -259,9 +259,17 @@ def test_who_takes_a_saga_up_undoes_whatever_may_have_been_sent() -> None:
     assert after(*log, UndoDone("charge")) == (Undo("take", 1, 0),)
 
 
-def test_after_a_refusal_who_took_the_saga_up_knows_that_nothing_further_was_sent() -> None:
-    log: Log = [Started(), TakenUp("run_2"), StepRefused("take", "out-of-stock", "")]
-    assert after(*log, UndoDecided("take", "out-of-stock", "")) == (Record(Ended("undone")),)
+def test_who_took_the_saga_up_undoes_what_its_predecessor_may_have_sent_behind_a_step_that_is_refused_now() -> None:
+    log: Log = [Started(), TakenUp("run_2"), StepRefused("take", "undone-before-done", "")]
+    log.append(UndoDecided("take", "undone-before-done", ""))
+    assert after(*log) == (Undo("charge", 1, 0),)
+    assert after(*log, UndoDone("charge")) == (Record(Ended("undone")),)
+
+
+def test_a_saga_that_is_cancelled_before_its_first_call_is_opened_so_that_it_can_be_closed() -> None:
+    log: Log = [Started(), CancelRequested("rain")]
+    assert after(*log) == (Do("take", 1, 0),)
+    assert after(*log, StepDone("take")) == (Record(UndoDecided("charge", "cancel-requested", "rain")),)
 
 
 def test_who_takes_a_saga_up_after_the_pivot_was_decided_does_not_turn_back() -> None:
