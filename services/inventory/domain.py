@@ -1,7 +1,8 @@
 """Stock: what is on hand, what is sold, and that both always add up to what was received."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 from libs.kernel.errors import Invalid, Refused
 from libs.kernel.money import Money
@@ -15,6 +16,22 @@ NAME_LETTERS_MAX = 200
 TRANSACTION_LETTERS_MAX = 260
 
 
+class Status(StrEnum):
+    """Where the pieces of a deduction are counted: reserved, sold, or on hand again."""
+
+    HELD = "held"
+    DEDUCTED = "deducted"
+    RESTOCKED = "restocked"
+
+
+# What confirming makes of a deduction; one that was put back meanwhile stays so.
+CONFIRMING: Mapping[Status, Status] = {
+    Status.HELD: Status.DEDUCTED,
+    Status.DEDUCTED: Status.DEDUCTED,
+    Status.RESTOCKED: Status.RESTOCKED,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     sku: str
@@ -23,7 +40,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """`on_hand + reserved + sold == received`, none of them below zero."""
+    """`on_hand + reserved + sold == received`, none of them below zero; what is held is reserved, and not on hand."""
 
     sku: str
     name: str
@@ -86,11 +103,27 @@ def checked(lines: Sequence[Line]) -> tuple[Line, ...]:
 
 
 def deduct(stock: Stock, lines: Sequence[Line]) -> list[Product]:
-    """The products as they are when every line was taken; all lines or none. Raises Refused."""
-    return [_taken(stock.get(line.sku), line) for line in lines]
+    """The products as they are when every line was sold; all lines or none. Raises Refused."""
+    return [
+        replace(product, on_hand=product.on_hand - line.quantity, sold=product.sold + line.quantity)
+        for product, line in _enough(stock, lines)
+    ]
 
 
-def _taken(product: Product | None, line: Line) -> Product:
+def hold(stock: Stock, lines: Sequence[Line]) -> list[Product]:
+    """The products as they are when every line was reserved; all lines or none. Raises Refused."""
+    return [
+        replace(product, on_hand=product.on_hand - line.quantity, reserved=product.reserved + line.quantity)
+        for product, line in _enough(stock, lines)
+    ]
+
+
+def _enough(stock: Stock, lines: Sequence[Line]) -> list[tuple[Product, Line]]:
+    """Each line with its product. Raises Refused for the first of which there is not enough."""
+    return [(_with_enough(stock.get(line.sku), line), line) for line in lines]
+
+
+def _with_enough(product: Product | None, line: Line) -> Product:
     if product is None:
         raise Refused(f"there is no product {line.sku}", code="unknown-product", details={"sku": line.sku})
     if product.on_hand < line.quantity:
@@ -98,19 +131,52 @@ def _taken(product: Product | None, line: Line) -> Product:
         raise Refused(
             f"{line.sku}: {product.on_hand} on hand, {line.quantity} wanted", code="out-of-stock", details=details
         )
-    return replace(product, on_hand=product.on_hand - line.quantity, sold=product.sold + line.quantity)
+    return product
+
+
+def sell(stock: Stock, lines: Sequence[Line]) -> list[Product]:
+    """The products as they are when everything held was sold."""
+    return [
+        replace(product, reserved=product.reserved - line.quantity, sold=product.sold + line.quantity)
+        for product, line in _known(stock, lines)
+    ]
+
+
+def release(stock: Stock, lines: Sequence[Line]) -> list[Product]:
+    """The products as they are when everything held was let go."""
+    return [
+        replace(product, reserved=product.reserved - line.quantity, on_hand=product.on_hand + line.quantity)
+        for product, line in _known(stock, lines)
+    ]
 
 
 def restock(stock: Stock, lines: Sequence[Line]) -> list[Product]:
-    """The products as they are when everything taken was put back."""
+    """The products as they are when everything sold was put back."""
     return [
-        replace(
-            stock[line.sku],
-            on_hand=stock[line.sku].on_hand + line.quantity,
-            sold=stock[line.sku].sold - line.quantity,
-        )
-        for line in lines
+        replace(product, on_hand=product.on_hand + line.quantity, sold=product.sold - line.quantity)
+        for product, line in _known(stock, lines)
     ]
+
+
+def _known(stock: Stock, lines: Sequence[Line]) -> list[tuple[Product, Line]]:
+    return [(stock[line.sku], line) for line in lines]
+
+
+Move = Callable[[Stock, Sequence[Line]], list[Product]]
+# What a deduction does to the stock when it begins, and when it goes from one status to another.
+BEGINNING: Mapping[Status, Move] = {Status.HELD: hold, Status.DEDUCTED: deduct}
+ENDING: Mapping[tuple[Status, Status], Move] = {
+    (Status.HELD, Status.DEDUCTED): sell,
+    (Status.HELD, Status.RESTOCKED): release,
+    (Status.DEDUCTED, Status.RESTOCKED): restock,
+}
+
+
+def confirmed(status: Status | None) -> Status:
+    """What confirming makes of a deduction; one that was put back meanwhile stays so. Raises Refused for none."""
+    if status is None:
+        raise Refused("there is nothing held or prepared to confirm", code="nothing-held")
+    return CONFIRMING[status]
 
 
 def receive(product: Product, quantity: int) -> Product:

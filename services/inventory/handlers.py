@@ -1,20 +1,48 @@
 """Load many, decide each, record many: one transaction for however many commands arrived together."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import msgspec
 
-from libs.kernel.errors import DockyardError, Mismatch, NotFound, Refused
-from libs.tcc.barrier import Claim, Empty, Entry, First, Replay, Suspended, Unfinished
-from libs.tcc.barrier import Mismatch as OtherRequest
-from services.inventory.domain import Line, Product, deduct, receive, relist, restock
-from services.inventory.ports import Deduction, Listing, Unit, Units
+from libs.kernel.errors import DockyardError, NotFound, Refused
+from libs.tcc.answers import Answer, is_kept, outcome, refusal, settled
+from libs.tcc.barrier import Claim, Entry, First, Key, Manner, Operation
+from services.inventory.domain import (
+    BEGINNING,
+    ENDING,
+    Line,
+    Product,
+    Status,
+    checked,
+    confirmed,
+    receive,
+    relist,
+)
+from services.inventory.ports import Deduction, Listing, NewDeduction, Unit, Units
+
+DEDUCT_STOCK = "deduct-stock"
+# What a deduction is at first: one that is prepared is seen only when its order is confirmed, and needs no hold then.
+BEGINNINGS: Mapping[Manner, Status] = {
+    Manner.AT_ONCE: Status.DEDUCTED,
+    Manner.HOLD: Status.HELD,
+    Manner.PREPARE: Status.DEDUCTED,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Deduct:
+    """Stock that is only held asks after `lease_ms` what became of its transaction."""
+
     lines: tuple[Line, ...]
+    lease_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +67,7 @@ class BindKey:
     """Nothing but the claim itself: the key belongs to this request, and to no other from now on."""
 
 
-Effect = Deduct | Restock | CreateProducts | ReceiveStock | BindKey
+Effect = Deduct | Confirm | Restock | CreateProducts | ReceiveStock | BindKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +79,40 @@ class Command:
 
 
 class Done(msgspec.Struct, frozen=True):
-    """The answer: the lines taken or put back, or the skus created or stocked."""
+    """The answer: the lines taken, confirmed or put back, or the skus created or stocked."""
 
     lines: tuple[Line, ...] = ()
     skus: tuple[str, ...] = ()
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """What the barrier keeps of a command: what was done, or why it was refused."""
-
-    done: Done | None = None
-    code: str = ""
-    message: str = ""
-    details: dict[str, str] = {}
-
-
 Outcome = Done | DockyardError
+Answered = Answer[Done] | DockyardError
 
-_decode = msgspec.json.Decoder(Answer).decode
-NOTHING_TAKEN = Answer(done=Done())
+_read = msgspec.json.Decoder(Answer[Done]).decode
+NOTHING = Answer(Done())
+
+
+def deduction(
+    transaction_id: str, lines: Sequence[Line], manner: Manner = Manner.AT_ONCE, lease_ms: int = 0
+) -> Command:
+    """The command to take stock: all lines or none. Raises Invalid."""
+    wanted = checked(lines)
+    return command(Key(transaction_id, DEDUCT_STOCK, Operation.DO), wanted, Deduct(wanted, lease_ms), manner)
+
+
+def confirmation(transaction_id: str, manner: Manner = Manner.AT_ONCE) -> Command:
+    """The command to make final what is held or prepared."""
+    return command(Key(transaction_id, DEDUCT_STOCK, Operation.CONFIRM), None, Confirm(), manner)
+
+
+def taking_back(transaction_id: str, manner: Manner = Manner.AT_ONCE) -> Command:
+    """The command to put stock back, however it was taken."""
+    return command(Key(transaction_id, DEDUCT_STOCK, Operation.UNDO), None, Restock(), manner)
+
+
+def command(key: Key, asked: Any, effect: Effect, manner: Manner = Manner.AT_ONCE) -> Command:
+    """The effect under its key; `asked` is what tells a repeat from another request."""
+    return Command(Entry(key, hashlib.sha256(msgspec.json.encode(asked)).digest(), manner=manner), effect)
 
 
 class InventoryHandlers:
@@ -83,74 +126,82 @@ class InventoryHandlers:
 
 
 async def execute(unit: Unit, commands: Sequence[Command]) -> list[Outcome]:
+    """One outcome for each command, in order."""
+    return [_outcome(answer) for _, answer in await _execute(unit, commands)]
+
+
+async def prepare(unit: Unit, command: Command) -> tuple[Outcome, bool]:
+    """The outcome of one command, and whether there is now something to prepare: had just now, and not refused."""
+    ((claim, answer),) = await _execute(unit, [command])
+    answered = _outcome(answer)
+    return answered, isinstance(claim, First) and isinstance(answered, Done)
+
+
+async def _execute(unit: Unit, commands: Sequence[Command]) -> list[tuple[Claim, Answered]]:
     claims = await unit.barrier.claim([command.entry for command in commands])
-    settled = [_settled(claim) for claim in claims]
-    work = [command for command, answer in zip(commands, settled, strict=True) if answer is None]
-    taken_back = await unit.deductions.take_back(
-        [command.entry.key.transaction_id for command in work if isinstance(command.effect, Restock)]
+    known = [settled(claim, _read, NOTHING) for claim in claims]
+    had = iter(await _work(unit, [command for command, answer in zip(commands, known, strict=True) if answer is None]))
+    final = [next(had) if answer is None else answer for answer in known]
+    await unit.barrier.answer(
+        [
+            (command.entry.key, msgspec.json.encode(answer))
+            for command, claim, answer in zip(commands, claims, final, strict=True)
+            if is_kept(claim, answer)
+        ]
     )
-    answers = await _work(unit, work, taken_back)
-    done = iter(answers)
-    final = [answer or next(done) for answer in settled]
-    kept = [
-        (command.entry.key, answer)
-        for command, claim, answer in zip(commands, claims, final, strict=True)
-        if isinstance(claim, First | Empty | Unfinished) and isinstance(answer, Answer)
-    ]
-    await unit.barrier.answer([(key, msgspec.json.encode(answer)) for key, answer in kept])
-    return [_outcome(answer) for answer in final]
+    return list(zip(claims, final, strict=True))
 
 
 @dataclass(slots=True)
 class _Work:
-    """The stock as the commands so far left it, and what is to be recorded of them."""
+    """The stock as the commands so far left it, what was taken before, and what is to be recorded of them."""
 
     stock: dict[str, Product]
-    taken_back: Mapping[str, Deduction]
+    taken: Mapping[str, Deduction]
     listings: dict[str, Listing] = field(default_factory=dict)
-    deductions: list[Deduction] = field(default_factory=list)
+    new: list[NewDeduction] = field(default_factory=list)
+    ended: list[Deduction] = field(default_factory=list)
 
     def keep(self, products: Sequence[Product]) -> None:
         self.stock.update((product.sku, product) for product in products)
 
 
-async def _work(
-    unit: Unit, commands: Sequence[Command], taken_back: Mapping[str, Deduction]
-) -> list[Answer | DockyardError]:
-    """Decides each command on the stock that the ones before it left, then records all of it."""
-    before = await unit.products.lock({sku for command in commands for sku in _skus(command, taken_back)})
-    work = _Work(dict(before), taken_back)
+async def _work(unit: Unit, commands: Sequence[Command]) -> list[Answered]:
+    """Decides each command on the stock that the ones before it left, then records all of it.
+
+    In this order everybody locks: deductions, then products.
+    """
+    ending = [one.entry.key.transaction_id for one in commands if isinstance(one.effect, Confirm | Restock)]
+    taken = await unit.deductions.lock(ending)
+    before = await unit.products.lock({sku for command in commands for sku in _skus(command, taken)})
+    work = _Work(dict(before), taken)
     answers = [_answer(work, command) for command in commands]
     known = [product for sku, product in work.stock.items() if sku in before and product is not before[sku]]
     await unit.products.save_stock(known)
     await unit.products.relist([product for product in known if product.sku in work.listings])
     await unit.products.add([product for sku, product in work.stock.items() if sku not in before])
-    await unit.deductions.add(work.deductions)
+    await unit.deductions.add(work.new)
+    await unit.deductions.save_statuses(work.ended)
     await unit.catalogue.announce(list(work.listings.values()))
     return answers
 
 
-def _answer(work: _Work, command: Command) -> Answer | DockyardError:
+def _answer(work: _Work, command: Command) -> Answered:
     try:
-        return Answer(_decide(work, command.entry.key.transaction_id, command.effect))
-    except Refused as refusal:
-        return Answer(None, refusal.code, refusal.message, dict(refusal.details))
+        return Answer(_decide(work, command.entry, command.effect))
+    except Refused as error:
+        return refusal(error)
     except DockyardError as error:
         return error
 
 
-def _decide(work: _Work, transaction_id: str, effect: Effect) -> Done:
+def _decide(work: _Work, entry: Entry, effect: Effect) -> Done:
     """Has the effect; one that raises has changed nothing."""
     match effect:
-        case Deduct(lines=lines):
-            work.keep(deduct(work.stock, lines))
-            work.deductions.append(Deduction(transaction_id, lines))
-            return Done(lines=lines)
-        case Restock():
-            deduction = work.taken_back.get(transaction_id)
-            lines = deduction.lines if deduction else ()
-            work.keep(restock(work.stock, lines))
-            return Done(lines=lines)
+        case Deduct():
+            return _begin(work, entry, effect)
+        case Confirm() | Restock():
+            return _end(work, work.taken.get(entry.key.transaction_id), effect)
         case CreateProducts(products=products, traceparent=traceparent):
             for wanted in products:
                 _list(work, wanted, traceparent)
@@ -162,6 +213,30 @@ def _decide(work: _Work, transaction_id: str, effect: Effect) -> Done:
             return Done()
 
 
+def _begin(work: _Work, entry: Entry, effect: Deduct) -> Done:
+    status = BEGINNINGS[entry.manner]
+    work.keep(BEGINNING[status](work.stock, effect.lines))
+    begun = Deduction(entry.key.transaction_id, effect.lines, status)
+    work.new.append(NewDeduction(begun, effect.lease_ms if status is Status.HELD else None))
+    return Done(lines=effect.lines)
+
+
+def _end(work: _Work, before: Deduction | None, effect: Confirm | Restock) -> Done:
+    """Makes final, or puts back, what was taken; the lines are empty where nothing is left to do that with."""
+    status = _ending(before, effect)
+    if before is None or before.status is Status.RESTOCKED:
+        return Done()
+    if status is not before.status:
+        work.keep(ENDING[before.status, status](work.stock, before.lines))
+        work.ended.append(replace(before, status=status))
+    return Done(lines=before.lines)
+
+
+def _ending(before: Deduction | None, effect: Confirm | Restock) -> Status:
+    """Raises Refused."""
+    return Status.RESTOCKED if isinstance(effect, Restock) else confirmed(before.status if before else None)
+
+
 def _list(work: _Work, wanted: Product, traceparent: str) -> None:
     """Adds the product, or gives the one that exists its new name and price."""
     known = work.stock.get(wanted.sku)
@@ -171,13 +246,15 @@ def _list(work: _Work, wanted: Product, traceparent: str) -> None:
         work.listings[product.sku] = Listing(product, traceparent)
 
 
-def _skus(command: Command, taken_back: Mapping[str, Deduction]) -> Sequence[str]:
+def _skus(command: Command, taken: Mapping[str, Deduction]) -> Sequence[str]:
+    """The products a command may change; an end that changes nothing waits for no product."""
     match command.effect:
         case Deduct(lines=lines):
             return [line.sku for line in lines]
-        case Restock():
-            deduction = taken_back.get(command.entry.key.transaction_id)
-            return [line.sku for line in deduction.lines] if deduction else []
+        case Confirm() | Restock() as effect:
+            before = taken.get(command.entry.key.transaction_id)
+            moves = before is not None and _ending(before, effect) is not before.status
+            return [line.sku for line in before.lines] if before is not None and moves else []
         case CreateProducts(products=products):
             return [product.sku for product in products]
         case ReceiveStock(sku=sku):
@@ -192,27 +269,8 @@ def _existing(stock: Mapping[str, Product], sku: str) -> Product:
     return stock[sku]
 
 
-def _settled(claim: Claim) -> Answer | DockyardError | None:
-    """The answer that needs no work; None where there is work to do."""
-    match claim:
-        case Replay(answer=kept):
-            return _decode(kept)
-        case Suspended():
-            return Refused("it was undone before it was done", code="undone-before-done")
-        case Empty():
-            return NOTHING_TAKEN
-        case OtherRequest():
-            return Mismatch("this key was used with a different request; use a new key")
-        case First(do_answer=kept) if kept is not None and _decode(kept).done is None:
-            return NOTHING_TAKEN  # the do was refused: there is nothing to put back
-        case First() | Unfinished():
-            return None
-
-
-def _outcome(answer: Answer | DockyardError) -> Outcome:
-    if isinstance(answer, DockyardError):
-        return answer
-    return answer.done or Refused(answer.message, code=answer.code, details=answer.details)
+def _outcome(answer: Answered) -> Outcome:
+    return outcome(answer)
 
 
 def batch_key(command: Command) -> tuple[str, str]:

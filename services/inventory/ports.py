@@ -6,15 +6,25 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from libs.tcc.barrier import Barrier
-from services.inventory.domain import Line, Product
+from libs.tcc.trail import Trail
+from services.inventory.domain import Line, Product, Status
 
 
 @dataclass(frozen=True, slots=True)
 class Deduction:
-    """What one transaction took."""
+    """What one transaction took, and what became of it."""
 
     transaction_id: str
     lines: tuple[Line, ...]
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class NewDeduction:
+    """One that is held asks what became of its transaction after `lease_ms`; every other has none."""
+
+    deduction: Deduction
+    lease_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +60,14 @@ class Catalogue(Protocol):
 
 
 class Deductions(Protocol):
-    async def add(self, deductions: Sequence[Deduction]) -> None: ...
+    async def add(self, new: Sequence[NewDeduction]) -> None: ...
 
-    async def take_back(self, transaction_ids: Collection[str]) -> Mapping[str, Deduction]:
-        """Marks these as restocked and answers what each had taken."""
+    async def lock(self, transaction_ids: Collection[str]) -> Mapping[str, Deduction]:
+        """The deductions of those of these transactions that have one, held until the transaction ends; in order."""
+        ...
+
+    async def save_statuses(self, deductions: Sequence[Deduction]) -> None:
+        """Keeps the status of deductions that were locked; none of them is held any more."""
         ...
 
 
@@ -87,4 +101,8 @@ class Queries(Protocol):
 
     async def page(self, after: str, limit: int) -> tuple[list[Product], str]:
         """Products by sku, and the key of the next page; "" at the end."""
+        ...
+
+    async def trail(self, transaction_id: str) -> Trail:
+        """What inventory did for a transaction; nothing for one it does not know."""
         ...

@@ -4,31 +4,34 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from contextlib import asynccontextmanager
 from typing import Any
 
-import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from libs.kernel.errors import NotFound, Unavailable
-from libs.kernel.money import Money
+from libs.kernel.errors import Unavailable
 from libs.messaging.event import OutgoingEvent
 from libs.messaging.outbox import Outbox
 from libs.runtime.clock import Clock, Ids
 from libs.runtime.database import Database
-from libs.runtime.sql import bigints, texts
+from libs.runtime.failpoints import declare, failpoint
+from libs.runtime.sql import bigints, integers, texts
 from libs.tcc.postgres_barrier import PostgresBarrier
 from proto.events.v1 import events_pb2
 from proto.kernel.v1 import kernel_pb2
-from services.inventory.domain import Line, Product
-from services.inventory.ports import Deduction, Listing
+from services.inventory.adapters.rows import DEDUCTION_COLUMNS, PRODUCT_COLUMNS, deduction_of, lines_text, product_of
+from services.inventory.domain import Product
+from services.inventory.ports import Deduction, Listing, NewDeduction
 
 CATALOGUE_TOPIC = "catalogue"
+ORDERS_TOPIC = "orders"
 SOURCE = "/services/inventory"
 
-_COLUMNS = "SELECT sku, name, price_minor, currency, on_hand, reserved, sold, received, revision FROM products"
-
+COMMIT_BEFORE, COMMIT_AFTER = "inventory.commit.before", "inventory.commit.after"
+declare(COMMIT_BEFORE, COMMIT_AFTER)
 
 # Holds every product of the batch until its end; in order of sku, so two batches never wait in a circle.
-LOCK = text(_COLUMNS + " WHERE sku = ANY(:skus) ORDER BY sku FOR UPDATE").bindparams(*texts("skus"))
+LOCK = text(
+    f"SELECT {PRODUCT_COLUMNS} FROM products WHERE sku = ANY(:skus) ORDER BY sku FOR UPDATE"  # noqa: S608  (a constant)
+).bindparams(*texts("skus"))
 
 # The stock of the products that the batch changed.
 SAVE_STOCK = text(
@@ -62,28 +65,30 @@ ADD = text(
     *bigints("price_minor", "on_hand", "reserved", "sold", "received", "revision"),
 )
 
-# What each transaction took: the record by which it is given back.
+# What each transaction took: the record by which it is given back. The lease of what is held begins now, by the
+# database's clock.
 ADD_DEDUCTIONS = text(
     """
-    INSERT INTO deductions (transaction_id, lines, status)
-    SELECT transaction_id, lines::jsonb, 'deducted' FROM unnest(:transaction_id, :lines) AS new (transaction_id, lines)
+    INSERT INTO deductions (transaction_id, lines, status, lease_until)
+    SELECT transaction_id, lines::jsonb, status, now() + lease_ms * interval '1 millisecond'
+      FROM unnest(:transaction_ids, :lines, :statuses, :leases_ms) AS new (transaction_id, lines, status, lease_ms)
     """
-).bindparams(*texts("transaction_id", "lines"))
+).bindparams(*texts("transaction_ids", "lines", "statuses"), *integers("leases_ms"))
 
-# Takes back what these transactions hold; one that holds nothing any more answers nothing.
-TAKE_BACK = text(
-    """
-    UPDATE deductions SET status = 'restocked'
-     WHERE transaction_id = ANY(:transaction_ids) AND status = 'deducted'
-    RETURNING transaction_id, lines::text
-    """
+# In order, so that nobody waits in a circle.
+LOCK_DEDUCTIONS = text(
+    f"""
+    SELECT {DEDUCTION_COLUMNS} FROM deductions
+     WHERE transaction_id = ANY(:transaction_ids) ORDER BY transaction_id FOR UPDATE
+    """  # noqa: S608  (the columns are a constant)
 ).bindparams(*texts("transaction_ids"))
-
-ONE = text(_COLUMNS + " WHERE sku = :sku")
-MANY = text(_COLUMNS + " WHERE sku = ANY(:skus)").bindparams(*texts("skus"))
-PAGE = text(_COLUMNS + " WHERE sku > :after ORDER BY sku LIMIT :limit")
-
-_decode_lines = msgspec.json.Decoder(tuple[Line, ...]).decode
+SAVE_STATUSES = text(
+    """
+    UPDATE deductions SET status = new.status, lease_until = NULL
+      FROM unnest(:transaction_ids, :statuses) AS new (transaction_id, status)
+     WHERE deductions.transaction_id = new.transaction_id
+    """
+).bindparams(*texts("transaction_ids", "statuses"))
 
 
 class PostgresProducts:
@@ -94,7 +99,7 @@ class PostgresProducts:
         if not skus:
             return {}
         rows = await self._connection.execute(LOCK, {"skus": sorted(skus)})
-        return {row[0]: _product(*row) for row in rows}
+        return {row[0]: product_of(*row) for row in rows}
 
     async def save_stock(self, products: Sequence[Product]) -> None:
         if products:
@@ -168,21 +173,33 @@ class PostgresDeductions:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def add(self, deductions: Sequence[Deduction]) -> None:
-        if deductions:
+    async def add(self, new: Sequence[NewDeduction]) -> None:
+        if new:
             await self._connection.execute(
                 ADD_DEDUCTIONS,
                 {
-                    "transaction_id": [deduction.transaction_id for deduction in deductions],
-                    "lines": [msgspec.json.encode(deduction.lines).decode() for deduction in deductions],
+                    "transaction_ids": [one.deduction.transaction_id for one in new],
+                    "lines": [lines_text(one.deduction) for one in new],
+                    "statuses": [one.deduction.status.value for one in new],
+                    "leases_ms": [one.lease_ms for one in new],
                 },
             )
 
-    async def take_back(self, transaction_ids: Collection[str]) -> dict[str, Deduction]:
+    async def lock(self, transaction_ids: Collection[str]) -> Mapping[str, Deduction]:
         if not transaction_ids:
             return {}
-        rows = await self._connection.execute(TAKE_BACK, {"transaction_ids": sorted(transaction_ids)})
-        return {transaction_id: Deduction(transaction_id, _decode_lines(lines)) for transaction_id, lines in rows}
+        rows = await self._connection.execute(LOCK_DEDUCTIONS, {"transaction_ids": list(transaction_ids)})
+        return {deduction.transaction_id: deduction for deduction in (deduction_of(*row) for row in rows)}
+
+    async def save_statuses(self, deductions: Sequence[Deduction]) -> None:
+        if deductions:
+            await self._connection.execute(
+                SAVE_STATUSES,
+                {
+                    "transaction_ids": [deduction.transaction_id for deduction in deductions],
+                    "statuses": [deduction.status.value for deduction in deductions],
+                },
+            )
 
 
 class PostgresUnit:
@@ -205,47 +222,11 @@ class PostgresUnits:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[PostgresUnit]:
         async with self._database.transaction() as connection:
-            yield PostgresUnit(connection, self._clock, self._ids)
+            yield self.joining(connection)
+            failpoint(COMMIT_BEFORE)
+        failpoint(COMMIT_AFTER)
         self.on_commit()
 
-
-class ProductQueries:
-    """Reads products."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def get(self, sku: str) -> Product:
-        """Raises NotFound."""
-        async with self._database.read() as connection:
-            row = (await connection.execute(ONE, {"sku": sku})).one_or_none()
-        if row is None:
-            raise NotFound(f"there is no product {sku}")
-        return _product(*row)
-
-    async def many(self, skus: Sequence[str]) -> list[Product]:
-        async with self._database.read() as connection:
-            rows = await connection.execute(MANY, {"skus": list(skus)})
-            found = {row[0]: _product(*row) for row in rows}
-        return [found[sku] for sku in skus if sku in found]
-
-    async def page(self, after: str, limit: int) -> tuple[list[Product], str]:
-        """Products by sku, and the key of the next page; "" at the end."""
-        async with self._database.read() as connection:
-            rows = await connection.execute(PAGE, {"after": after, "limit": limit + 1})
-            products = [_product(*row) for row in rows]
-        return products[:limit], products[limit - 1].sku if len(products) > limit else ""
-
-
-def _product(  # noqa: PLR0913, PLR0917  (one for each column)
-    sku: str,
-    name: str,
-    price_minor: int,
-    currency: str,
-    on_hand: int,
-    reserved: int,
-    sold: int,
-    received: int,
-    revision: int,
-) -> Product:
-    return Product(sku, name, Money(price_minor, currency), on_hand, reserved, sold, received, revision)
+    def joining(self, connection: AsyncConnection) -> PostgresUnit:
+        """A unit inside somebody else's transaction, who decides when it commits."""
+        return PostgresUnit(connection, self._clock, self._ids)

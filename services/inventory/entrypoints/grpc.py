@@ -1,6 +1,7 @@
 """The inventory service over gRPC: the same operations as REST, and batches for coordinators."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import grpc
@@ -9,15 +10,24 @@ from libs.kernel.errors import Invalid
 from libs.kernel.money import Money
 from libs.runtime.batch_rpc import execute_batch
 from libs.runtime.http_edge import KEY_LETTERS_MAX
+from libs.tcc.barrier import Manner
+from libs.tcc.trail import Trail
 from proto.inventory.v1 import inventory_pb2, inventory_pb2_grpc
 from proto.kernel.v1 import kernel_pb2
 from proto.participant.v1 import participant_pb2
 from services.inventory.domain import Line, Product, check_text, new_product
-from services.inventory.entrypoints.desk import DEDUCT, Desk
+from services.inventory.entrypoints.desk import Desk
+from services.inventory.handlers import DEDUCT_STOCK
 
 PAGE_SIZE_MAX = 1000
 PAGE_SIZE = 100
 PRODUCTS_MAX = 1000
+
+MANNERS: Mapping[int, Manner] = {
+    participant_pb2.MANNER_UNSPECIFIED: Manner.AT_ONCE,
+    participant_pb2.MANNER_HOLD: Manner.HOLD,
+    participant_pb2.MANNER_PREPARE: Manner.PREPARE,
+}
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -72,6 +82,11 @@ class InventoryServicer(inventory_pb2_grpc.InventoryServiceServicer):
         done = await self._desk.restock(request.transaction_id)
         return inventory_pb2.RestockResponse(restocked=inventory_pb2.Restocked(lines=_messages(done.lines)))
 
+    async def GetTrail(
+        self, request: inventory_pb2.GetTrailRequest, context: Context
+    ) -> inventory_pb2.GetTrailResponse:
+        return inventory_pb2.GetTrailResponse(trail=_trail(await self._desk.trail(request.transaction_id)))
+
     async def ExecuteBatch(
         self, request: inventory_pb2.ExecuteBatchRequest, context: Context
     ) -> inventory_pb2.ExecuteBatchResponse:
@@ -79,17 +94,28 @@ class InventoryServicer(inventory_pb2_grpc.InventoryServiceServicer):
 
     async def _execute(self, command: inventory_pb2.Command) -> inventory_pb2.Result:
         key = command.context
-        if key.step != DEDUCT:
-            raise Invalid(f"the step of a deduction and of its undo is {DEDUCT}")
+        if key.step != DEDUCT_STOCK:
+            raise Invalid(f"the step of a deduction, of its confirmation and of its undo is {DEDUCT_STOCK}")
+        manner = _manner(key.manner)
         match command.WhichOneof("command"), key.operation:
             case "deduct_stock", participant_pb2.OPERATION_DO:
-                done = await self._desk.deduct(key.transaction_id, _lines(command.deduct_stock.lines))
+                lines = _lines(command.deduct_stock.lines)
+                done = await self._desk.deduct(key.transaction_id, lines, manner, key.lease_ms)
                 return inventory_pb2.Result(stock_deducted=inventory_pb2.StockDeducted(lines=_messages(done.lines)))
+            case "confirm", participant_pb2.OPERATION_CONFIRM:
+                done = await self._desk.confirm(key.transaction_id, manner)
+                return inventory_pb2.Result(confirmed=inventory_pb2.DeductionConfirmed(lines=_messages(done.lines)))
             case "restock", participant_pb2.OPERATION_UNDO:
-                done = await self._desk.restock(key.transaction_id)
+                done = await self._desk.restock(key.transaction_id, manner)
                 return inventory_pb2.Result(restocked=inventory_pb2.Restocked(lines=_messages(done.lines)))
             case _:
-                raise Invalid("a command is deduct_stock to do, or restock to undo")
+                raise Invalid("a command is deduct_stock to do, confirm to confirm, or restock to undo")
+
+
+def _manner(manner: int) -> Manner:
+    if manner not in MANNERS:
+        raise Invalid(f"there is no manner {manner}")
+    return MANNERS[manner]
 
 
 def _failed(error: participant_pb2.Refusal | participant_pb2.Fault) -> inventory_pb2.Result:
@@ -120,3 +146,24 @@ def _product(product: Product) -> inventory_pb2.Product:
         sold=product.sold,
         received=product.received,
     )
+
+
+def _trail(trail: Trail) -> participant_pb2.Trail:
+    return participant_pb2.Trail(
+        moments=[
+            participant_pb2.Moment(at_unix_ms=_unix_ms(one.at), what=one.what, step=one.step, detail=one.detail)
+            for one in trail.moments
+        ],
+        kept=[
+            participant_pb2.Keeping(
+                what=one.what,
+                since_unix_ms=_unix_ms(one.since),
+                until_unix_ms=0 if one.until is None else _unix_ms(one.until),
+            )
+            for one in trail.kept
+        ],
+    )
+
+
+def _unix_ms(at: datetime) -> int:
+    return round(at.timestamp() * 1000)

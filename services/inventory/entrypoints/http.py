@@ -1,5 +1,6 @@
 """The inventory service over REST."""
 
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Response
@@ -8,10 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from libs.kernel.money import Money
 from libs.runtime.http_edge import idempotency_key, json_response
 from services.inventory.domain import LINES_MAX, ON_HAND_MAX, QUANTITY_MAX, Line, new_product
-from services.inventory.entrypoints.desk import DEDUCT, RESTOCK, Desk
+from services.inventory.entrypoints.desk import Desk
+from services.inventory.handlers import DEDUCT_STOCK
 
 PAGE_SIZE_MAX = 1000
 PRODUCTS_MAX = 1000
+RESTOCK = "restock"
 
 IDENTIFIER = r"^[A-Za-z0-9._:-]+$"
 
@@ -85,6 +88,27 @@ class MovedOut(BaseModel):
     lines: list[LineIn]
 
 
+class MomentOut(BaseModel):
+    at: datetime
+    what: str
+    step: str
+    detail: str
+
+
+class KeepingOut(BaseModel):
+    """How long something was kept from others; `until` is null while it still is."""
+
+    what: str
+    since: datetime
+    until: datetime | None
+
+
+class TrailOut(BaseModel):
+    transaction_id: str
+    moments: list[MomentOut]
+    kept: list[KeepingOut]
+
+
 def router(desk: Desk) -> APIRouter:
     """The routes of the inventory service."""
     routes = APIRouter(prefix="/v1", tags=["inventory"])
@@ -122,7 +146,7 @@ def router(desk: Desk) -> APIRouter:
         """Takes stock for a transaction: all lines or none."""
         lines = [Line(line.sku, line.quantity) for line in body.lines]
         if body.transaction_id is not None:
-            await desk.bind(key, DEDUCT, (body.transaction_id, lines))
+            await desk.bind(key, DEDUCT_STOCK, (body.transaction_id, lines))
         transaction_id = body.transaction_id or f"key:{key}"
         done = await desk.deduct(transaction_id, lines)
         return json_response({"transaction_id": transaction_id, "lines": done.lines}, 201)
@@ -133,5 +157,11 @@ def router(desk: Desk) -> APIRouter:
         await desk.bind(key, RESTOCK, transaction_id)
         done = await desk.restock(transaction_id)
         return json_response({"transaction_id": transaction_id, "lines": done.lines})
+
+    @routes.get("/transactions/{transaction_id}/trail", response_model=TrailOut)
+    async def get_trail(transaction_id: TransactionInPath) -> Response:
+        """What inventory did for a transaction, and how long it kept stock from others meanwhile."""
+        trail = await desk.trail(transaction_id)
+        return json_response({"transaction_id": transaction_id, "moments": trail.moments, "kept": trail.kept})
 
     return routes

@@ -1,8 +1,10 @@
 """The inventory service as its process builds it, on real sockets."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
@@ -21,16 +23,23 @@ class Served:
 
 
 @asynccontextmanager
-async def serve_inventory(database_url: str) -> AsyncIterator[Served]:
-    """Both entrances of the service; what it has begun ends before it does."""
-    settings = InventorySettings(database_url=database_url, http_port=1)
-    async with build(settings) as entrances:
+async def serve_inventory(database_url: str, **settings: Any) -> AsyncIterator[Served]:
+    """Both entrances of the service, and its loops; what it has begun ends before it does."""
+    async with build(InventorySettings(database_url=database_url, http_port=1, **settings)) as entrances:
         server = entrances.grpc_server
         assert server is not None
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
-        async with serve_http(entrances.app) as client, channel(f"127.0.0.1:{port}") as peer:
-            yield Served(client, inventory_pb2_grpc.InventoryServiceStub(peer))
+        async with asyncio.TaskGroup() as group:
+            loops = [group.create_task(_run(loop)) for loop in entrances.loops]
+            async with serve_http(entrances.app) as client, channel(f"127.0.0.1:{port}") as peer:
+                yield Served(client, inventory_pb2_grpc.InventoryServiceStub(peer))
+            for loop in loops:
+                loop.cancel()
         await server.stop(0)
         for drain in entrances.drain:
             await drain()
+
+
+async def _run(loop: Any) -> None:
+    await loop()

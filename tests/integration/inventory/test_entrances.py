@@ -15,7 +15,7 @@ from proto.kernel.v1 import kernel_pb2
 from proto.participant.v1 import participant_pb2
 from tests.conftest import MakeDatabase
 from tests.integration.inventory.serving import Served, serve_inventory
-from tests.integration.inventory.test_stock import MIGRATIONS
+from tests.integration.inventory.storeroom import MIGRATIONS
 
 DO, UNDO = participant_pb2.OPERATION_DO, participant_pb2.OPERATION_UNDO
 

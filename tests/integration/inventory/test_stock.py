@@ -1,82 +1,15 @@
 """Inventory's handlers on a real database: once for each key, all lines or none, a refusal is nobody else's."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
-import asyncpg
 import pytest
-import pytest_asyncio
 
-import services.inventory
-from libs.kernel.errors import DockyardError, Mismatch, Refused, Unavailable
+from libs.kernel.errors import Mismatch, Refused, Unavailable
 from libs.kernel.money import Money
 from libs.runtime.batching import Batcher
-from libs.runtime.clock import Ids, SystemClock
-from libs.runtime.database import Database
-from libs.tcc.barrier import Entry, Key, Operation
-from proto.events.v1 import events_pb2
-from services.inventory.adapters.units import PostgresUnits
 from services.inventory.domain import Line, Product, new_product
-from services.inventory.handlers import Command, CreateProducts, Deduct, Done, InventoryHandlers, Restock, batch_key
-from tests.conftest import MakeDatabase
-
-MIGRATIONS = Path(services.inventory.__path__[0]) / "migrations"
-
-
-class Store:
-    def __init__(self, url: str, units: PostgresUnits) -> None:
-        self.url = url
-        self.units = units
-        self.handlers = InventoryHandlers(units)
-
-    async def execute(self, *commands: Command) -> list[Done | DockyardError]:
-        return list(await self.handlers.execute(commands))
-
-    async def stock(self, sku: str) -> tuple[int, int]:
-        connection = await asyncpg.connect(self.url)
-        row = await connection.fetchrow("SELECT on_hand, sold FROM products WHERE sku = $1", sku)
-        await connection.close()
-        return (row["on_hand"], row["sold"])
-
-    async def announced(self) -> list[tuple[str, int, int]]:
-        """Every listing that was written down to be published: sku, price, revision."""
-        connection = await asyncpg.connect(self.url)
-        rows = await connection.fetch(
-            "SELECT data FROM outbox WHERE topic = 'catalogue' ORDER BY transaction_id, sequence"
-        )
-        await connection.close()
-        listed = [events_pb2.ProductListed.FromString(row["data"]) for row in rows]
-        return [(one.sku, one.price.minor_units, one.revision) for one in listed]
-
-
-@pytest_asyncio.fixture
-async def store(make_database: MakeDatabase) -> AsyncIterator[Store]:
-    url = await make_database("inventory", MIGRATIONS)
-    database = Database.open(url, 8, "test")
-    clock = SystemClock()
-    store = Store(url, PostgresUnits(database, clock, Ids(clock)))
-    await store.execute(create("first", lamp=10, rope=1))
-    yield store
-    await database.close()
-
-
-def create(key: str, price: int = 100, **stock: int) -> Command:
-    products = tuple(new_product(sku, sku, Money(price, "EUR"), count) for sku, count in stock.items())
-    return Command(Entry(Key(f"key:{key}", "create-products", Operation.DO), b"create"), CreateProducts(products))
-
-
-def deduct(transaction_id: str, fingerprint: bytes = b"do", **lines: int) -> Command:
-    key = Key(transaction_id, "deduct-stock", Operation.DO)
-    return Command(Entry(key, fingerprint), Deduct(tuple(Line(sku, count) for sku, count in lines.items())))
-
-
-def restock(transaction_id: str) -> Command:
-    return Command(Entry(Key(transaction_id, "deduct-stock", Operation.UNDO), b""), Restock())
-
-
-def codes(outcomes: list[Done | DockyardError]) -> list[str]:
-    return [outcome.code if isinstance(outcome, DockyardError) else "done" for outcome in outcomes]
+from services.inventory.handlers import Command, Done, batch_key
+from tests.integration.inventory.storeroom import Store, codes, create, deduct, restock
 
 
 async def test_a_repeated_deduction_takes_once_and_answers_the_same(store: Store) -> None:
@@ -117,8 +50,8 @@ async def test_the_undo_of_a_refused_do_gives_nothing_back(store: Store) -> None
 
 
 async def test_a_key_with_another_request_is_a_mismatch(store: Store) -> None:
-    await store.execute(deduct("t1", b"two lamps", lamp=2))
-    (outcome,) = await store.execute(deduct("t1", b"three lamps", lamp=3))
+    await store.execute(deduct("t1", lamp=2))
+    (outcome,) = await store.execute(deduct("t1", lamp=3))
     assert isinstance(outcome, Mismatch)
 
 

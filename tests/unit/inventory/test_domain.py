@@ -4,7 +4,23 @@ import pytest
 
 from libs.kernel.errors import Invalid, Refused
 from libs.kernel.money import Money
-from services.inventory.domain import Line, Product, checked, deduct, new_product, receive, relist, restock
+from services.inventory.domain import (
+    BEGINNING,
+    ENDING,
+    Line,
+    Product,
+    Status,
+    checked,
+    confirmed,
+    deduct,
+    hold,
+    new_product,
+    receive,
+    release,
+    relist,
+    restock,
+    sell,
+)
 
 LAMP = new_product("lamp", "Lamp", Money(4900, "EUR"), 5)
 ROPE = new_product("rope", "Rope", Money(250, "EUR"), 1)
@@ -33,6 +49,60 @@ def test_restocking_is_the_mirror_of_deducting() -> None:
     lines = [Line("lamp", 2), Line("rope", 1)]
     taken = {product.sku: product for product in deduct(STOCK, lines)}
     assert restock(taken, lines) == [LAMP, ROPE]
+
+
+def test_what_is_held_is_neither_on_hand_nor_sold_and_still_adds_up() -> None:
+    (lamp,) = hold(STOCK, [Line("lamp", 2)])
+    assert (lamp.on_hand, lamp.reserved, lamp.sold, lamp.received) == (3, 2, 0, 5)
+
+
+def test_what_is_held_cannot_be_taken() -> None:
+    held = {product.sku: product for product in hold(STOCK, [Line("rope", 1)])}
+    for take in (deduct, hold):
+        with pytest.raises(Refused) as refusal:
+            take(held, [Line("rope", 1)])
+        assert refusal.value.details == {"sku": "rope", "wanted": "1", "on_hand": "0"}
+
+
+def test_holding_and_selling_is_deducting() -> None:
+    lines = [Line("lamp", 2), Line("rope", 1)]
+    held = {product.sku: product for product in hold(STOCK, lines)}
+    assert sell(held, lines) == deduct(STOCK, lines)
+
+
+def test_releasing_is_the_mirror_of_holding() -> None:
+    lines = [Line("lamp", 2), Line("rope", 1)]
+    held = {product.sku: product for product in hold(STOCK, lines)}
+    assert release(held, lines) == [LAMP, ROPE]
+
+
+@pytest.mark.parametrize("begun", BEGINNING)
+@pytest.mark.parametrize("then", [None, Status.DEDUCTED])
+def test_whatever_was_taken_comes_back_the_way_it_went(begun: Status, then: Status | None) -> None:
+    lines = [Line("lamp", 2), Line("rope", 1)]
+    stock = {product.sku: product for product in BEGINNING[begun](STOCK, lines)}
+    status = then or begun
+    if status is not begun:
+        stock = {product.sku: product for product in ENDING[begun, status](stock, lines)}
+    assert ENDING[status, Status.RESTOCKED](stock, lines) == [LAMP, ROPE]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (Status.HELD, Status.DEDUCTED),
+        (Status.DEDUCTED, Status.DEDUCTED),
+        (Status.RESTOCKED, Status.RESTOCKED),
+    ],
+)
+def test_a_confirmation_makes_final_what_is_held_and_changes_nothing_else(before: Status, after: Status) -> None:
+    assert confirmed(before) is after
+
+
+def test_nothing_cannot_be_confirmed() -> None:
+    with pytest.raises(Refused) as refusal:
+        confirmed(None)
+    assert refusal.value.code == "nothing-held"
 
 
 def test_a_delivery_is_on_hand_and_received() -> None:
