@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class OrderRecord:
-    """An order as its events tell it. `lines` maps sku to quantity."""
+    """An order as its events tell it. `lines` maps sku to quantity; `coordination` is its style."""
 
     order_id: str
     status: str
@@ -14,6 +14,7 @@ class OrderRecord:
     total_minor: int
     currency: str
     lines: Mapping[str, int]
+    coordination: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +29,34 @@ class ViewRecord:
 
 @dataclass(frozen=True, slots=True)
 class SagaRecord:
-    """`status` is running, compensating, parked or ended."""
+    """`status` is running, parked or ended."""
 
     saga_id: str
     status: str
     parked_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChoreographyRecord:
+    """What the order service noted of a choreographed checkout: `status` is running, withdrawn, parked or ended.
+
+    `overdue_seconds` is how long ago its deadline passed, negative before.
+    """
+
+    order_id: str
+    status: str
+    parked_reason: str
+    overdue_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRecord:
+    """A transaction that one of the databases keeps prepared, with the order that its name says it is of, or ""."""
+
+    service: str
+    gid: str
+    transaction_id: str
+    age_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +70,8 @@ class ProductRecord:
 
 @dataclass(frozen=True, slots=True)
 class DeductionRecord:
+    """`status` is held, deducted or restocked."""
+
     transaction_id: str
     status: str
     lines: Mapping[str, int]
@@ -100,13 +126,25 @@ class ShipmentRecord:
 
 @dataclass(frozen=True, slots=True)
 class ChargeRecord:
-    """A charge as the card processor remembers it."""
+    """A charge as the card processor remembers it: `status` is authorised, captured or voided.
+
+    Only what was captured is money: an authorisation is a promise, and a voided one is nothing.
+    """
 
     charge_id: str
     reference: str
     amount_minor: int
     currency: str
     refunded_minor: int
+    status: str
+
+    @property
+    def taken_minor(self) -> int:
+        return self.amount_minor if self.status == "captured" else 0
+
+    @property
+    def kept_minor(self) -> int:
+        return self.taken_minor - self.refunded_minor
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +154,7 @@ class Records:
     orders: Sequence[OrderRecord] = field(default_factory=tuple)
     views: Sequence[ViewRecord] = field(default_factory=tuple)
     sagas: Sequence[SagaRecord] = field(default_factory=tuple)
+    choreographies: Sequence[ChoreographyRecord] = field(default_factory=tuple)
     products: Sequence[ProductRecord] = field(default_factory=tuple)
     deductions: Sequence[DeductionRecord] = field(default_factory=tuple)
     payments: Sequence[PaymentRecord] = field(default_factory=tuple)
@@ -124,3 +163,4 @@ class Records:
     capacities: Sequence[CapacityRecord] = field(default_factory=tuple)
     shipments: Sequence[ShipmentRecord] = field(default_factory=tuple)
     charges: Sequence[ChargeRecord] = field(default_factory=tuple)
+    prepared: Sequence[PreparedRecord] = field(default_factory=tuple)

@@ -44,6 +44,7 @@ def audit(
             "settled": report.settled,
             "checked": report.checked,
             "violations": len(report.violations),
+            "violations_by_coordination": report.by_coordination(),
             "found": report.violations,
         },
         as_json,
@@ -66,10 +67,16 @@ def _shown(report: "Report") -> "RenderableType":
         parts.append(Text("no violation: the guarantees hold", "bold green"))
         return Group(*parts)
     table = Table(
-        "guarantee", "rule", "ids", "found", title=f"{len(report.violations)} violations", title_style="bold red"
+        "guarantee",
+        "rule",
+        "coordination",
+        "ids",
+        "found",
+        title=f"{len(report.violations)} violations",
+        title_style="bold red",
     )
     for one in report.violations[:SHOWN_MAX]:
-        table.add_row(one.guarantee, one.rule, "\n".join(one.ids), one.message)
+        table.add_row(one.guarantee, one.rule, one.coordination or "–", "\n".join(one.ids), one.message)
     if len(report.violations) > SHOWN_MAX:
         parts.append(Text(f"the first {SHOWN_MAX} are shown; --json has all"))
     return Group(*parts, table)

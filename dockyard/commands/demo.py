@@ -1,10 +1,13 @@
 """`dockyard demo`."""
 
+import os
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dockyard.load.orders import Coordination
 from dockyard.terminal import EXIT_FAILED, HomeOption, JsonOption, answer, complain
 
 if TYPE_CHECKING:
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 ORDERS_MAX = 100_000
 # A line of progress in a log, where no bar can be drawn, after so many orders.
 PROGRESS_EVERY = 50
+SHOWN_MAX = 10
 
 
 def register(app: typer.Typer) -> None:
@@ -24,20 +28,27 @@ def register(app: typer.Typer) -> None:
 def demo(
     home: HomeOption,
     orders: Annotated[int, typer.Option(min=1, max=ORDERS_MAX, help="How many orders to place.")] = 500,
-    coordination: Annotated[str, typer.Option(help="How the orders are coordinated.")] = "orchestrated",
+    coordination: Annotated[
+        Coordination, typer.Option(help="How the orders are coordinated; naive is expected to fail.")
+    ] = Coordination.ORCHESTRATED,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the platform up, if this command started it.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Place orders as TPC-C draws them, kill payment and then order on the way, and account for every one.
 
     Starts the platform if it is not up. Exit code 1 when an order was lost, ended otherwise than it must, or the audit
-    finds a violation.
+    finds a violation: so naive, which has neither a log nor an undo, ends with 1, and that is its expected outcome.
+    Exit code 2 when naive orders are asked of a platform that was started without `--allow-naive`.
     """
+    from dockyard.local.options import allowing_naive, from_environ
     from dockyard.local.platform import Platform
     from libs.runtime.clock import SystemClock
 
     platform = Platform.open(home)
-    started = not platform.is_up() and platform.up(tethered=not keep, report=complain)
+    options = from_environ(os.environ)
+    if coordination is Coordination.NAIVE:
+        options = allowing_naive(options)
+    started = not platform.is_up() and platform.up(options, tethered=not keep, report=complain)
     try:
         story = _played(platform, orders, coordination, SystemClock())
     finally:
@@ -74,10 +85,12 @@ def _played(platform: Any, orders: int, coordination: str, clock: Any) -> "Story
 def _summary(story: "Story", orders: int) -> dict[str, Any]:
     tally = story.tally
     return {
+        "coordination": story.coordination,
         "placed": len(tally.ended) + len(tally.failed),
         "ended": len(tally.ended),
         "parked": story.report.checked["parked"],
         "violations": len(story.violations),
+        "violations_by_coordination": story.report.by_coordination(),
         "kills": len(story.kills),
         "killed": [service for service, _ in story.kills],
         "outcomes": dict(tally.outcomes().most_common()),
@@ -115,13 +128,42 @@ def _shown(story: "Story", summary: dict[str, Any]) -> "RenderableType":
             f"killed on the way: {', '.join(summary['killed']) or 'nobody'}; {summary['parked']} parked"
         )
     )
-    for surprise in story.surprises:
-        parts.append(Text(f"unexpected: {surprise}", "bold red"))
-    for violation in story.violations:
-        parts.append(
-            Text(f"{violation.guarantee} {violation.rule} {' '.join(violation.ids)}: {violation.message}", "red")
-        )
+    parts += [Text(line, "bold red") for line in _some([f"unexpected: {one}" for one in story.surprises])]
+    parts += [Text(line, "red") for line in _some([f"lost: {message}" for message in summary["failed"]])]
+    if story.violations:
+        parts.append(_violations(story))
     checked = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in summary["checked"].items())
-    verdict = "no violation: the guarantees hold" if not story.violations else f"{len(story.violations)} violations"
-    parts += [Text(f"audited {checked}"), Text(verdict, "bold green" if not story.violations else "bold red")]
+    parts.append(Text(f"audited {checked}"))
+    parts.append(Text(_verdict(story), "bold red" if story.violations else "bold green"))
     return Group(*parts)
+
+
+def _some(lines: list[str]) -> list[str]:
+    """As many as anybody reads on a terminal."""
+    more = [f"… and {len(lines) - SHOWN_MAX} more, --json has all"] if len(lines) > SHOWN_MAX else []
+    return lines[:SHOWN_MAX] + more
+
+
+def _violations(story: "Story") -> "RenderableType":
+    """How often each promise was broken, with an example; the audit has every case."""
+    from rich.table import Table
+
+    kinds = Counter((one.guarantee, one.rule, one.coordination) for one in story.violations)
+    examples = {(one.guarantee, one.rule, one.coordination): one for one in reversed(story.violations)}
+    table = Table(
+        "guarantee", "rule", "coordination", "found", "for example", title="Broken promises", title_style="red"
+    )
+    for kind, count in sorted(kinds.items()):
+        one = examples[kind]
+        table.add_row(*kind[:2], one.coordination or "–", str(count), f"{' '.join(one.ids)}: {one.message}")
+    return table
+
+
+def _verdict(story: "Story") -> str:
+    if not story.violations:
+        return "no violation: the guarantees hold"
+    counts = ", ".join(f"{count} {style or 'of no order'}" for style, count in story.report.by_coordination().items())
+    verdict = f"{len(story.violations)} violations ({counts})"
+    if story.coordination == Coordination.NAIVE:
+        return f"{verdict}: as expected of calls in a row, which have neither a log nor an undo"
+    return verdict

@@ -42,16 +42,26 @@ def up(
     home: HomeOption,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when it is ready.")] = False,
     port_offset: PortOffsetOption = None,
+    allow_naive: Annotated[
+        bool, typer.Option("--allow-naive", help="Take naive orders too, which lose money when anything goes wrong.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Start PostgreSQL, Redis and the services, and keep them alive until Ctrl-C (or `dockyard down`)."""
-    from dockyard.local.options import from_environ
+    """Start PostgreSQL, Redis and the services, and keep them alive until Ctrl-C (or `dockyard down`).
+
+    If they are up, --allow-naive starts the order service again, and nothing else happens.
+    """
+    from dockyard.local.options import allowing_naive, from_environ
     from dockyard.local.platform import Platform
 
     platform = Platform.open(home)
     options = from_environ(os.environ, port_offset)
+    if allow_naive:
+        options = allowing_naive(options)
     if detach or platform.is_up():
         started = platform.up(options, report=_tell)
+        if allow_naive and not started:
+            platform.restart("order", environ=options.environ["order"])
         _show_up(platform, as_json, already=not started)
     else:
         _stay(platform, options, as_json)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dockyard.audit.run import audit_databases
 from dockyard.load.cpu import tree_seconds
-from dockyard.load.drive import Tally, closed_loop
+from dockyard.load.drive import Tally, check_allowed, closed_loop
 from dockyard.load.machine import describe
 from dockyard.load.orders import Draw, Lines, Twist
 from dockyard.load.seed import Addresses, seed
@@ -58,11 +58,16 @@ class Result:
     outcomes: Mapping[str, int]
     failed: int
     violations: int
+    violations_by_coordination: Mapping[str, int]
     machine: Mapping[str, str | int | float]
 
 
 async def run(plan: Plan, target: Target, clock: Clock, tell: Callable[[str], None]) -> Result:
-    """One run of the plan against a platform that is up, and the audit after it."""
+    """One run of the plan against a platform that is up, and the audit after it.
+
+    Raises Invalid when the platform does not take orders of this style.
+    """
+    await check_allowed(*target.addresses["order"], plan.coordination, clock)
     name = Ids(clock).new("bench")
     tell("preparing 1,000 products and two carriers")
     await seed(target.addresses, clock, run=name, stock=STOCK, parcels_per_day=PARCELS_PER_DAY)
@@ -100,5 +105,6 @@ async def run(plan: Plan, target: Target, clock: Clock, tell: Callable[[str], No
         outcomes=dict(tally.outcomes().most_common()),
         failed=len(tally.failed),
         violations=len(report.violations),
+        violations_by_coordination=report.by_coordination(),
         machine=describe(),
     )

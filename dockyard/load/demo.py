@@ -9,7 +9,7 @@ import msgspec
 
 from dockyard.audit.rules import Violation
 from dockyard.audit.run import Report, audit_databases
-from dockyard.load.drive import Tally, place_over_http
+from dockyard.load.drive import Tally, check_allowed, place_over_http
 from dockyard.load.grpc import place_over_grpc
 from dockyard.load.http import Connection, get
 from dockyard.load.orders import Draw, Drawn, Lines, Twist
@@ -67,6 +67,7 @@ class Timeline(msgspec.Struct):
 class Story:
     """What happened in one demonstration."""
 
+    coordination: str
     tally: Tally
     kills: tuple[tuple[str, int], ...]
     timeline: Timeline | None
@@ -101,22 +102,28 @@ class Demonstration:
         self._progress = progress
         run = Ids(clock).new("demo")
         self._run = run
+        self._coordination = coordination
         draw = Draw(clock.unix_ms(), SHARES, Lines.TPCC, run, coordination)
         self._waiting: Iterator[Drawn] = iter([draw.next() for _ in range(orders)])
         self._tally = Tally()
         self._killed: list[tuple[str, int]] = []
 
     async def play(self) -> Story:
+        """Raises Invalid when the platform does not take orders of this style."""
         began = self._clock.monotonic()
         addresses = {name: (one.host, one.http_port) for name, one in self._platform.addresses.items()}
+        await check_allowed(*addresses["order"], self._coordination, self._clock)
         self._progress(0, self._orders, "loading a catalogue of 1,000 products")
         await seed(addresses, self._clock, run=self._run, stock=STOCK, parcels_per_day=PARCELS_PER_DAY)
-        self._progress(0, self._orders, f"placing {self._orders} orders over REST and gRPC at once")
+        self._progress(
+            0, self._orders, f"placing {self._orders} {self._coordination} orders over REST and gRPC at once"
+        )
         await self._place_all()
         seconds = self._clock.monotonic() - began
         self._progress(self._orders, self._orders, "auditing")
         report = await audit_databases(self._platform.database_urls, self._clock, SETTLE_SECONDS, self._tell)
-        return Story(self._tally, tuple(self._killed), await self._timeline(addresses["order"]), report, seconds)
+        timeline = await self._timeline(addresses["order"])
+        return Story(self._coordination, self._tally, tuple(self._killed), timeline, report, seconds)
 
     async def _place_all(self) -> None:
         order = self._platform.addresses["order"]

@@ -8,17 +8,25 @@ from dataclasses import dataclass, field
 import msgspec
 
 from dockyard.load.http import Answer, Connection, post
-from dockyard.load.orders import Drawn
-from libs.kernel.errors import DockyardError, InDoubt, Unavailable
-from libs.runtime.clock import Clock
+from dockyard.load.orders import Coordination, Drawn, unobtainable
+from libs.kernel.errors import DockyardError, InDoubt, Invalid, Unavailable
+from libs.runtime.clock import Clock, Ids
 
 # An order that has not ended by then is asked for again under the same key.
 WAIT_SECONDS = 20
 TRIES_MAX = 60
 RETRY_SECONDS = 0.25
+NAIVE_NOT_ALLOWED = "naive-not-allowed"
 SEEN = frozenset({200, 201, 202})
 # Statuses that say "later": too many requests, still running, unavailable, timed out on the way.
 LATER = frozenset({409, 429, 502, 503, 504})
+
+
+class NoEnd(DockyardError):
+    """The order is still pending, and its customer's patience has ended."""
+
+    def __init__(self, order_id: str, seconds: float) -> None:
+        super().__init__(f"{order_id} is still pending after {seconds:.0f} s", code="no-end")
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -62,7 +70,7 @@ class Tally:
 async def place_over_http(connection: Connection, host: str, drawn: Drawn, clock: Clock) -> Ended:
     """Places an order and waits for its end, asking again under the same key for as long as that makes sense."""
     body = msgspec.json.encode(drawn.body)
-    request = post(host, "/v1/orders", body, key=drawn.key, wait_seconds=WAIT_SECONDS)
+    request = post(host, "/v1/orders", body, key=drawn.key, wait_seconds=wait_seconds(drawn))
     started = clock.monotonic()
     for tries in range(1, TRIES_MAX + 1):
         try:
@@ -71,14 +79,49 @@ async def place_over_http(connection: Connection, host: str, drawn: Drawn, clock
             await asyncio.sleep(RETRY_SECONDS)
             continue
         reply = _reply(answer)
+        seconds = clock.monotonic() - started
         if answer.status in SEEN and reply.status != "pending":
-            seconds = clock.monotonic() - started
             return Ended(drawn, reply.order_id, str(reply.status), reply.reason, seconds, tries)
         if answer.status not in SEEN | LATER:
             raise DockyardError(f"HTTP {answer.status} {reply.code}", code=reply.code)
+        if answer.status in SEEN and out_of_patience(drawn, seconds):
+            raise NoEnd(reply.order_id, seconds)
         if answer.status in LATER:
             await asyncio.sleep(RETRY_SECONDS)
     raise InDoubt(f"no end after {TRIES_MAX} tries")
+
+
+async def check_allowed(host: str, port: int, coordination: str, clock: Clock) -> None:
+    """Raises Invalid when the platform does not take orders of this style. Only the naive one can be refused.
+
+    The order that is placed to find out is for nothing that exists: it is rejected before anybody is called.
+    """
+    if coordination != Coordination.NAIVE:
+        return
+    probe = unobtainable(Ids(clock).new("probe"), coordination)
+    connection = Connection(host, port)
+    try:
+        await place_over_http(connection, host, probe, clock)
+    except DockyardError as error:
+        if error.code != NAIVE_NOT_ALLOWED:
+            raise
+        raise Invalid(
+            "this platform refuses naive orders, because they lose money: "
+            "start it with `dockyard up --allow-naive`, or let this command start one with --home",
+            code=NAIVE_NOT_ALLOWED,
+        ) from error
+    finally:
+        connection.close()
+
+
+def wait_seconds(drawn: Drawn) -> int:
+    """How long one request may wait for the order's end."""
+    return min(WAIT_SECONDS, int(drawn.patience_seconds))
+
+
+def out_of_patience(drawn: Drawn, seconds: float) -> bool:
+    """Whether the customer stops asking after so long; an answer that comes a moment early is not asked for again."""
+    return seconds + RETRY_SECONDS >= drawn.patience_seconds
 
 
 def _reply(answer: Answer) -> Reply:

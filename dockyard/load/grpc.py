@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from dockyard.load.drive import RETRY_SECONDS, TRIES_MAX, WAIT_SECONDS, Ended
+from dockyard.load.drive import RETRY_SECONDS, TRIES_MAX, WAIT_SECONDS, Ended, NoEnd, out_of_patience, wait_seconds
 from dockyard.load.orders import Drawn
 from libs.kernel.errors import DockyardError, InDoubt, Overloaded, StillRunning, Unavailable
 from libs.runtime.clock import Clock
@@ -41,9 +41,11 @@ async def place_over_grpc(stub: "order_pb2_grpc.OrderServiceAsyncStub", drawn: D
             await clock.sleep(RETRY_SECONDS)
             continue
         status = STATUSES.get(response.order.status, "unknown")
+        seconds = clock.monotonic() - started
         if status != "pending":
-            seconds = clock.monotonic() - started
             return Ended(drawn, response.order.order_id, status, response.order.reason, seconds, tries)
+        if out_of_patience(drawn, seconds):
+            raise NoEnd(response.order.order_id, seconds)
     raise DockyardError(f"no end after {TRIES_MAX} tries", code="no-end")
 
 
@@ -56,5 +58,5 @@ def _request(drawn: Drawn) -> order_pb2.PlaceOrderRequest:
         card_token=body["card_token"],
         ship_to=kernel_pb2.Address(**body["ship_to"]),
         coordination=body["coordination"],
-        wait_seconds=WAIT_SECONDS,
+        wait_seconds=wait_seconds(drawn),
     )

@@ -14,6 +14,11 @@ QUANTITY_MAX = 10
 ITEM_A = 255
 CUSTOMER_A = 1023
 
+# A naive order whose caller is gone stays pending for ever: who waits for it longer than its calls can take waits in
+# vain. Any other ends, sooner or later.
+NAIVE_PATIENCE_SECONDS = 15.0
+PATIENCE_SECONDS = 1200.0
+
 SERVED_ZONES = ("DE", "FR", "NL", "AT", "DK", "PL")
 UNSERVED_ZONE = "AQ"
 UNKNOWN_SKU = "SKU-UNKNOWN"
@@ -25,6 +30,16 @@ class Lines(StrEnum):
 
     ONE = "one"
     TPCC = "tpcc"
+
+
+class Coordination(StrEnum):
+    """How an order is coordinated. The naive way has neither a log nor an undo: it is there to fail."""
+
+    ORCHESTRATED = "orchestrated"
+    CHOREOGRAPHED = "choreographed"
+    TCC = "tcc"
+    TWO_PHASE = "twophase"
+    NAIVE = "naive"
 
 
 class Twist(StrEnum):
@@ -54,6 +69,11 @@ class Drawn:
     twist: Twist
     body: dict[str, Any]
 
+    @property
+    def patience_seconds(self) -> float:
+        """How long its customer waits for its end."""
+        return NAIVE_PATIENCE_SECONDS if self.body["coordination"] == Coordination.NAIVE else PATIENCE_SECONDS
+
 
 def sku(number: int) -> str:
     return f"SKU-{number:04d}"
@@ -71,6 +91,28 @@ def _product(code: str, price_minor: int, on_hand: int) -> dict[str, Any]:
         "name": f"Product {code}",
         "price": {"minor_units": price_minor, "currency": "EUR"},
         "on_hand": on_hand,
+    }
+
+
+def unobtainable(key: str, coordination: str) -> Drawn:
+    """An order for what no catalogue has: rejected as soon as it is placed, whatever its style."""
+    body = {
+        "customer_id": "probe",
+        "lines": [{"sku": UNKNOWN_SKU, "quantity": 1}],
+        "card_token": "tok_ok",
+        "ship_to": address(1, SERVED_ZONES[0]),
+        "coordination": coordination,
+    }
+    return Drawn(key, Twist.UNKNOWN_ITEM, body)
+
+
+def address(number: int, zone: str) -> dict[str, str]:
+    return {
+        "name": "A. Customer",
+        "street": f"Harbour Street {number}",
+        "city": "Dockside",
+        "postcode": f"{number:05d}",
+        "zone": zone,
     }
 
 
@@ -134,10 +176,4 @@ class Draw:
 
     def _address(self, zone: str | None) -> dict[str, str]:
         number = self._random.randint(1, 200)
-        return {
-            "name": "A. Customer",
-            "street": f"Harbour Street {number}",
-            "city": "Dockside",
-            "postcode": f"{number:05d}",
-            "zone": zone or self._random.choice(SERVED_ZONES),
-        }
+        return address(number, zone or self._random.choice(SERVED_ZONES))

@@ -1,9 +1,9 @@
 """How an instance is to be started."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from dockyard.local.services import NAMES
+from dockyard.local.services import NAIVE_SETTINGS, NAMES
 
 POSTGRES_URL = "DOCKYARD_POSTGRES_URL"
 REDIS_URL = "DOCKYARD_REDIS_URL"
@@ -35,3 +35,9 @@ def from_environ(environ: Mapping[str, str], port_offset: int | None = None) -> 
         redis_url=environ.get(REDIS_URL, ""),
         otlp_endpoint=environ.get(OTLP_ENDPOINT, ""),
     )
+
+
+def allowing_naive(options: Options) -> Options:
+    """The same, with an order service that also takes orders whose calls are made in a row."""
+    order = {**options.environ.get("order", {}), **NAIVE_SETTINGS}
+    return replace(options, environ={**options.environ, "order": order})

@@ -63,6 +63,8 @@ SERVICES = (
         },
     ),
 )
+# Further settings of the order service that it needs to take orders whose calls are made in a row.
+NAIVE_SETTINGS = {"DOCKYARD_ORDER_ALLOW_NAIVE": "true"}
 NAMES = tuple(service.name for service in SERVICES)
 
 

@@ -20,12 +20,13 @@ CLEAN: Mapping[str, tuple[str, ...]] = {
         """
         INSERT INTO events (stream_id, version, type, data, traceparent, recorded_at) VALUES
         ('ord_1', 1, 'OrderPlaced', '{"lines": [{"sku": "lamp", "quantity": 2, "unit_price": null}],
-                                      "total": {"minor_units": 9800, "currency": "EUR"}}', '', now()),
+                                      "total": {"minor_units": 9800, "currency": "EUR"},
+                                      "coordination": "tcc"}', '', now()),
         ('ord_1', 2, 'OrderConfirmed', '{}', '', now())
         """,
         """
         INSERT INTO order_view VALUES
-        ('ord_1', 'ada', 'confirmed', '', 'orchestrated', '[]', 9800, 'EUR', '{}', now(), now(), 2)
+        ('ord_1', 'ada', 'confirmed', '', 'tcc', '[]', 9800, 'EUR', '{}', now(), now(), 2)
         """,
         """
         INSERT INTO sagas (saga_id, saga, version, status, input, traceparent, started_at, updated_at, outcome)
@@ -63,8 +64,8 @@ CLEAN: Mapping[str, tuple[str, ...]] = {
     ),
     "psp": (
         """
-        INSERT INTO charges (charge_id, key, reference, amount_minor, currency)
-        VALUES ('ch_1', 'k', 'pay_1', 9800, 'EUR')
+        INSERT INTO charges (charge_id, key, reference, amount_minor, currency, status)
+        VALUES ('ch_1', 'k', 'pay_1', 9800, 'EUR', 'captured')
         """,
     ),
 }
@@ -74,8 +75,8 @@ LIES: Mapping[str, tuple[str, str, str]] = {
     "a second charge": (
         "psp",
         """
-        INSERT INTO charges (charge_id, key, reference, amount_minor, currency)
-        VALUES ('ch_2', 'k2', 'pay_1', 9800, 'EUR')
+        INSERT INTO charges (charge_id, key, reference, amount_minor, currency, status)
+        VALUES ('ch_2', 'k2', 'pay_1', 9800, 'EUR', 'captured')
         """,
         "G2 charged-twice ord_1",
     ),
@@ -90,6 +91,43 @@ LIES: Mapping[str, tuple[str, str, str]] = {
     "a rejected order that keeps everything": (
         "order",
         "UPDATE events SET type = 'OrderRejected' WHERE version = 2",
+        "G4 money-kept ord_1",
+    ),
+    "money that was only authorised": ("psp", "UPDATE charges SET status = 'authorised'", "G3 hold-left ord_1"),
+    "an authorisation that was never captured": (
+        "payment",
+        "UPDATE payments SET status = 'authorised', lease_until = now()",
+        "G3 hold-left ord_1",
+    ),
+    "stock still held": (
+        "inventory",
+        "UPDATE deductions SET status = 'held', lease_until = now()",
+        "G3 hold-left ord_1",
+    ),
+    "a place still held": (
+        "shipping",
+        "UPDATE shipments SET status = 'held', lease_until = now()",
+        "G3 hold-left ord_1",
+    ),
+    "more reserved than held": (
+        "inventory",
+        "UPDATE products SET on_hand = on_hand - 1, reserved = reserved + 1",
+        "G5 reserved-mismatch lamp",
+    ),
+    "a choreography that everybody forgot": (
+        "order",
+        """
+        INSERT INTO choreographies (order_id, traceparent, status, started_at, moved_at, deadline_at)
+        VALUES ('ord_1', '', 'running', now(), now(), now() - interval '1 minute')
+        """,
+        "G1 choreography-overdue ord_1",
+    ),
+    "calls in a row that nobody goes on with": (
+        "order",
+        """
+        WITH gone AS (DELETE FROM sagas), less AS (DELETE FROM events WHERE version = 2)
+        UPDATE events SET data = data || '{"coordination": "naive"}' WHERE version = 1
+        """,
         "G4 money-kept ord_1",
     ),
     "an effect without an order": (
@@ -138,3 +176,17 @@ async def test_a_lie_told_in_sql_is_heard(databases: dict[str, str], service: st
     await told(databases[service], lie)
     found = [f"{one.guarantee} {one.rule} {one.ids[0]}" for one in audit(await read(databases))]
     assert expected in found
+
+
+async def test_a_transaction_left_prepared_is_found_in_any_database(databases: dict[str, str]) -> None:
+    for name, url in databases.items():
+        gid = f"dockyard/{name}/ord_1"
+        await told(url, "BEGIN", "CREATE TABLE kept (at int)", f"PREPARE TRANSACTION '{gid}'")
+        try:
+            found = audit(await read(databases))
+        finally:
+            await told(url, f"ROLLBACK PREPARED '{gid}'")
+        assert [(one.guarantee, one.rule, one.ids, one.coordination) for one in found] == [
+            ("G3", "prepared-left", ("ord_1", gid), "tcc")
+        ]
+    assert audit(await read(databases)) == []
