@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from dockyard.local.waiting import wait_until
 from libs.choreography.events import CHECKOUTS_TOPIC, PACKAGE
 from libs.kernel.money import Money
 from libs.messaging.redis_streams import stream_of
@@ -24,7 +25,7 @@ from services.order.adapters.participants import INVENTORY, PAYMENT, SHIPPING, E
 from services.order.domain import Address, Line
 from services.order.saga import BookShipment, ChargeCard, DeductStock, OfOrder
 from tests.e2e.shop import ANTARCTICA, HARBOUR
-from tests.integration.coordination.yard import Yard, expect
+from tests.integration.coordination.yard import END_SECONDS, NAIVE, Yard, expect
 
 Case = Callable[[Yard, str], None]
 
@@ -105,25 +106,40 @@ def messages_arrive_twice(yard: Yard, style: str) -> None:
     for ship_to in (HARBOUR, ANTARCTICA):
         wanted = yard.wanted(style, ship_to=ship_to)
         if style == "choreographed":
-            _events_twice(yard, yard.place(wanted))
+            _twice_while_it_runs(yard, yard.place(wanted))
         order_id = yard.ending(wanted)["order_id"]
         left = yard.at_rest(order_id)
         if style == "choreographed":
-            _events_twice(yard, order_id)
+            _twice_at_rest(yard, order_id)
         else:
             _commands_twice(yard, style, order_id, ship_to)
         expect(yard.at_rest(order_id) == left, f"a repeat changed what {order_id} left behind")
         yard.check(style, order_id)
 
 
-def _events_twice(yard: Yard, order_id: str) -> None:
+def _twice_while_it_runs(yard: Yard, order_id: str) -> None:
+    """Each service says each thing once, however often it hears what calls for it."""
     yard.repeat(order_id)
     yard.read_by_all()
+    twice = [kind for kind, ids in _said(yard, order_id).items() if len(ids) > 1]
+    expect(not twice, f"{', '.join(twice)} was said again because a message came twice")
+
+
+def _twice_at_rest(yard: Yard, order_id: str) -> None:
+    """What comes again when all is over calls for nothing."""
+    yard.read_by_all()
+    said = _said(yard, order_id)
+    yard.repeat(order_id)
+    yard.read_by_all()
+    expect(_said(yard, order_id) == said, "something was said because a message came twice")
+
+
+def _said(yard: Yard, order_id: str) -> dict[str, set[bytes]]:
+    """The ids of the events about an order, by type."""
     said: dict[str, set[bytes]] = {}
     for _, fields in yard.messages(order_id):
         said.setdefault(fields[b"type"].decode(), set()).add(fields[b"id"])
-    twice = [kind for kind, ids in said.items() if len(ids) > 1]
-    expect(not twice, f"{', '.join(twice)} was said again because a message came twice")
+    return said
 
 
 def _commands_twice(yard: Yard, style: str, order_id: str, ship_to: Mapping[str, str]) -> None:
@@ -142,7 +158,7 @@ def messages_arrive_late(yard: Yard, style: str) -> None:
         order_id = yard.place(yard.wanted(style, card=SLOW_CARD))
         yard.cancel(order_id)
         yard.reaches(order_id, "cancelled")
-        _events_twice(yard, order_id)
+        _twice_at_rest(yard, order_id)
     else:
         order_id = yard.ending(yard.wanted(style, ship_to=ANTARCTICA))["order_id"]
         for service, (do, *_) in COMMANDS[style].items():
@@ -223,7 +239,7 @@ def _away(yard: Yard, style: str, service: str) -> None:
     try:
         wanted = yard.wanted(style)
         order_id = yard.place(wanted)
-        _waited(yard, style, order_id)
+        _waited(yard, style, service, order_id)
     finally:
         yard.start(service)
     order = yard.ending(wanted)
@@ -231,13 +247,20 @@ def _away(yard: Yard, style: str, service: str) -> None:
     yard.check(style, order_id)
 
 
-def _waited(yard: Yard, style: str, order_id: str) -> None:
+def _waited(yard: Yard, style: str, service: str, order_id: str) -> None:
     """Returns when the order got as far as it can without the one who is away."""
-    if style in {"choreographed", "naive"}:
-        yard.read_by_all() if style == "choreographed" else yard.reaches(order_id, "rejected", "confirmed")
-        return
-    query = "SELECT count(*) FROM saga_log WHERE saga_id = $1 AND entry->>'type' = 'StepFailed' HAVING count(*) >= 2"
-    yard.until("order", query, order_id)
+    if style == "choreographed":
+        unheard = (
+            PACKAGE + {"inventory": "OrderPlaced", "payment": "StockDeducted", "shipping": "PaymentCharged"}[service]
+        )
+        said = wait_until(lambda: unheard in _said(yard, order_id), SystemClock(), END_SECONDS)
+        expect(said, f"{unheard} is never said")
+        yard.read_by_all(away=service)
+    elif style != NAIVE:
+        tried = (
+            "SELECT count(*) FROM saga_log WHERE saga_id = $1 AND entry->>'type' = 'StepFailed' HAVING count(*) >= 2"
+        )
+        yard.until("order", tried, order_id)
 
 
 def coordinator_dies(yard: Yard, style: str) -> None:

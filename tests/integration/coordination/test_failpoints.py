@@ -52,7 +52,8 @@ def _points() -> Iterator[Point]:
         for service, names in COMMITS.items():
             for name in names:
                 yield Point(style, "confirmed", service, name)
-                if style != ORCHESTRATED:
+                # What is prepared is no commit of the service's own, but the card is authorised in one.
+                if style == TCC or (style == TWO_PHASE and service == "payment"):
                     yield Point(style, "confirmed", service, f"{name}@2")
     for service in COMMITS:
         yield from (Point(TWO_PHASE, "confirmed", service, name) for name in PREPARES)
