@@ -1,7 +1,6 @@
 """Charging and refunding from beginning to end: begin in one transaction, ask the processor, settle in another."""
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -15,14 +14,25 @@ from libs.runtime.batching import Batcher
 from libs.runtime.clock import Clock
 from libs.runtime.failpoints import declare, failpoint
 from libs.runtime.single_flight import SingleFlight
-from libs.tcc.barrier import Entry, Key, Operation
+from libs.tcc.barrier import Key, Manner, Operation
 from libs.telemetry import names
 from libs.telemetry.logs import get_logger
 from libs.telemetry.tracing import span
-from services.payment.domain import Payment, Status, checked
-from services.payment.handlers import Ask, Begin, BeginCharge, BeginRefund, Done, OpenAccount, Settle
-from services.payment.handlers import SettleCharge as Charge
-from services.payment.handlers import SettleRefund as Refund
+from services.payment.domain import Payment, Status
+from services.payment.handlers import (
+    Ask,
+    Begin,
+    Done,
+    Settle,
+    SettleCapture,
+    SettleCharge,
+    SettleRefund,
+    SettleVoid,
+    capturing,
+    charging,
+    opening,
+    taking_back,
+)
 from services.payment.ports import Processor, Unfinished
 
 # One round of tries; whoever asked may ask again, and a round under way is joined.
@@ -42,7 +52,7 @@ R = TypeVar("R")
 
 
 class Cashier:
-    """Every charge and refund happens at most once, however often and from wherever it is asked for."""
+    """Every charge, capture and refund happens at most once, however often and from wherever it is asked for."""
 
     def __init__(
         self,
@@ -58,34 +68,53 @@ class Cashier:
         self._breaker = Breaker("card processor", failures_max=FAILURES_MAX, clock=clock)
         self._running: SingleFlight[Done] = SingleFlight("card processor")
 
-    async def charge(self, payment: Payment, deadline: Deadline | None = None) -> Done:
-        """Raises Refused with the processor's code when it declines, InDoubt while it does not answer.
+    async def charge(
+        self,
+        payment: Payment,
+        deadline: Deadline | None = None,
+        manner: Manner = Manner.AT_ONCE,
+        lease_ms: int = 0,
+    ) -> Done:
+        """Charges, or authorises, as the payment's status says; an authorisation asks after `lease_ms`.
 
-        Unavailable promises that the card will not be charged unless somebody asks again.
+        Raises Refused with the processor's code when it declines, InDoubt while it does not answer. Unavailable
+        promises that the card will not be charged unless somebody asks again.
         """
-        checked(payment)
+        command = charging(payment, manner, lease_ms)
         seconds = self._seconds_left(deadline)
-        key = Key(payment.transaction_id, payment.step, Operation.DO)
-        asked = f"{payment.account_id}\0{payment.amount}\0{payment.card_token}"
-        begun = await self._beginning.submit(BeginCharge(_entry(key, asked), payment))
+        begun = await self._beginning.submit(command)
         if isinstance(begun, Done):
             return begun
+        key = command.entry.key
         return await self._followed(key, lambda: self._charge(key, begun.payment, seconds))
 
-    async def refund(self, transaction_id: str, step: str) -> Done:
-        """Gives back what this effect charged; a charge whose outcome is unknown is cleared up first.
+    async def capture(self, transaction_id: str, step: str, manner: Manner = Manner.AT_ONCE) -> Done:
+        """Takes what this effect authorised; done only when the money is there.
 
-        It takes no deadline: what has to be taken back does not become unnecessary by being late.
+        Raises Refused where nothing was authorised, InDoubt while the processor does not answer.
         """
-        key = Key(transaction_id, step, Operation.UNDO)
-        begun = await self._beginning.submit(BeginRefund(_entry(key, "")))
+        command = capturing(transaction_id, step, manner)
+        begun = await self._beginning.submit(command)
         if isinstance(begun, Done):
             return begun
-        return await self._followed(key, lambda: self._refund(key, begun.payment))
+        key = command.entry.key
+        return await self._followed(key, lambda: self._capture(key, begun.payment))
+
+    async def refund(self, transaction_id: str, step: str, manner: Manner = Manner.AT_ONCE) -> Done:
+        """Takes back what this effect did: refunds a charge, gives an authorisation up.
+
+        A charge whose outcome is unknown is cleared up first. It takes no deadline: what has to be taken back does not
+        become unnecessary by being late.
+        """
+        command = taking_back(transaction_id, step, manner)
+        begun = await self._beginning.submit(command)
+        if isinstance(begun, Done):
+            return begun
+        key = command.entry.key
+        return await self._followed(key, lambda: self._take_back(key, begun.payment))
 
     async def open_account(self, key: str, account_id: str, name: str) -> None:
-        entry = _entry(Key(f"key:{key}", "open-account", Operation.DO), f"{account_id}\0{name}")
-        await self._beginning.submit(OpenAccount(entry, account_id, name))
+        await self._beginning.submit(opening(key, account_id, name))
 
     async def drain(self) -> None:
         await self._running.drain()
@@ -106,21 +135,29 @@ class Cashier:
         while page:
             async with asyncio.TaskGroup() as group:
                 for payment in page:
-                    group.create_task(self._carry_on(payment))
+                    group.create_task(self.carry_on(payment))
             page = await unfinished.unfinished(before, page[-1], RESUME_ROWS_MAX)
 
-    async def _carry_on(self, payment: Payment) -> None:
-        back = payment.refund_wanted or payment.status is Status.REFUNDING
-        key = Key(payment.transaction_id, payment.step, Operation.UNDO if back else Operation.DO)
-        work = self._refund if back else self._charge
+    async def carry_on(self, payment: Payment) -> None:
+        """Goes on with a payment from where it is; what came of it is written down, and nobody waits for it here."""
+        key = Key(payment.transaction_id, payment.step, _heading(payment))
         try:
-            await self._running.run(key, lambda: work(key, payment))
+            await self._running.run(key, lambda: self._go_on(key, payment))
         except Refused:
             log.info("payment declined", extra={"payment_id": payment.payment_id})
         except DockyardError as error:
             log.warning("payment still in doubt", extra={"payment_id": payment.payment_id, "error": error.message})
         except Exception:  # the outermost loop of work nobody waits for: one broken payment does not keep the others
             log.exception("payment cannot be carried on", extra={"payment_id": payment.payment_id})
+
+    async def _go_on(self, key: Key, payment: Payment) -> Done:
+        match key.operation:
+            case Operation.DO:
+                return await self._charge(key, payment)
+            case Operation.CONFIRM:
+                return await self._capture(key, payment)
+            case Operation.UNDO:
+                return await self._take_back(key, payment)
 
     async def _followed(self, key: Key, work: Callable[[], Awaitable[Done]]) -> Done:
         """The outcome of work that was begun, and will be carried on: "nothing happened" would not stay true."""
@@ -130,26 +167,38 @@ class Cashier:
             raise InDoubt(error.message, code=error.code, retry_after_seconds=error.retry_after_seconds) from error
 
     async def _charge(self, key: Key, payment: Payment, seconds_max: float = ROUND_SECONDS_MAX) -> Done:
+        ask = self._processor.authorise if payment.status is Status.AUTHORISING else self._processor.charge
         with span(names.CHARGE_CARD, attributes={names.TRANSACTION_ID: payment.transaction_id}):
-            verdict = await self._ask(lambda: self._processor.charge(payment), seconds_max)
-        return await self._settling.submit(Charge(key, verdict))
+            verdict = await self._ask(lambda: ask(payment), seconds_max)
+        return await self._settling.submit(SettleCharge(key, verdict))
 
-    async def _refund(self, key: Key, payment: Payment) -> Done:
-        if payment.status is Status.CHARGING:
-            return await self._refund_unknown(key, payment)
-        if payment.status is Status.REFUNDING:
-            with span(names.REFUND_CARD, attributes={names.TRANSACTION_ID: payment.transaction_id}):
-                await self._ask(lambda: self._processor.refund(payment), ROUND_SECONDS_MAX)
-        return await self._settling.submit(Refund(key))
+    async def _capture(self, key: Key, payment: Payment) -> Done:
+        if payment.status in {Status.CHARGING, Status.AUTHORISING}:
+            await self._clear_up(payment)
+            begun = await self._beginning.submit(capturing(key.transaction_id, key.step))
+            return begun if isinstance(begun, Done) else await self._capture(key, begun.payment)
+        with span(names.CHARGE_CARD, attributes={names.TRANSACTION_ID: payment.transaction_id}):
+            await self._ask(lambda: self._processor.capture(payment), ROUND_SECONDS_MAX)
+        return await self._settling.submit(SettleCapture(key))
 
-    async def _refund_unknown(self, key: Key, payment: Payment) -> Done:
-        """The charge's answer may still be on its way: only asking again under its own key tells what happened."""
-        do_key = Key(key.transaction_id, key.step, Operation.DO)
-        # Declined is fine: then the second look below finds nothing to give back.
+    async def _take_back(self, key: Key, payment: Payment) -> Done:
+        if payment.status in {Status.CHARGING, Status.CAPTURING}:
+            await self._clear_up(payment)
+            begun = await self._beginning.submit(taking_back(key.transaction_id, key.step))
+            return begun if isinstance(begun, Done) else await self._take_back(key, begun.payment)
+        voiding = payment.status is Status.VOIDING
+        ask = self._processor.void if voiding else self._processor.refund
+        with span(names.REFUND_CARD, attributes={names.TRANSACTION_ID: payment.transaction_id}):
+            await self._ask(lambda: ask(payment), ROUND_SECONDS_MAX)
+        return await self._settling.submit(SettleVoid(key) if voiding else SettleRefund(key))
+
+    async def _clear_up(self, payment: Payment) -> None:
+        """An answer may still be on its way: only asking again under its own key tells what happened."""
+        before = Operation.CONFIRM if payment.status is Status.CAPTURING else Operation.DO
+        key = Key(payment.transaction_id, payment.step, before)
+        # Declined is fine: then the second look finds nothing to take or to give back.
         with suppress(Refused):
-            await self._running.run(do_key, lambda: self._charge(do_key, payment))
-        begun = await self._beginning.submit(BeginRefund(_entry(key, "")))
-        return begun if isinstance(begun, Done) else await self._refund(key, begun.payment)
+            await self._running.run(key, lambda: self._go_on(key, payment))
 
     async def _ask(self, work: Callable[[], Awaitable[R]], seconds_max: float) -> R:
         failpoint(CALL_BEFORE)
@@ -173,5 +222,8 @@ class Cashier:
         return min(seconds, ROUND_SECONDS_MAX)
 
 
-def _entry(key: Key, asked: str) -> Entry:
-    return Entry(key, hashlib.sha256(asked.encode()).digest())
+def _heading(payment: Payment) -> Operation:
+    """Which of the effects on it an unfinished payment is in the middle of."""
+    if payment.refund_wanted or payment.status in {Status.REFUNDING, Status.VOIDING}:
+        return Operation.UNDO
+    return Operation.CONFIRM if payment.status is Status.CAPTURING else Operation.DO

@@ -8,7 +8,7 @@ PREFIX = "DOCKYARD_PAYMENT_"
 
 
 class PaymentSettings(ServiceSettings):
-    """Complete or the process does not start."""
+    """Complete or the process does not start. Without a coordinator_address nobody is asked about authorisations."""
 
     psp_url: str = Field(pattern=r"^https?://")
     # How long one call to the card processor may take; beyond it nobody knows whether it charged.
@@ -21,3 +21,9 @@ class PaymentSettings(ServiceSettings):
     # looked for so often.
     resume_after_seconds: float = Field(default=10.0, ge=0, le=3600)
     resume_every_seconds: float = Field(default=5.0, gt=0, le=600)
+    coordinator_address: str = ""
+    # An authorisation, and a prepared capture, that nobody ended after this makes us ask what became of its order; so
+    # often we look for them. A command may name another lease for its authorisation.
+    hold_lease_seconds: float = Field(default=60, gt=0, le=86_400)
+    prepared_patience_seconds: float = Field(default=30, ge=0, le=86_400)
+    inquiry_every_seconds: float = Field(default=1, gt=0, le=600)

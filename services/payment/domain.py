@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
-from libs.kernel.errors import Invalid
+from libs.kernel.errors import Invalid, Refused
 from libs.kernel.money import Money
 
 TEXT_LETTERS_MAX = 64
@@ -14,12 +14,20 @@ TEXT_LETTERS_MAX = 64
 TRANSACTION_LETTERS_MAX = 260
 NAME_LETTERS_MAX = 200
 MERCHANT = "merchant"
+CHARGE = "charge"
+# Why there is no charge where the processor itself gave an authorisation up.
+AUTHORISATION_VOIDED = "authorisation-voided"
 
 
 class Status(StrEnum):
     CHARGING = "charging"
+    AUTHORISING = "authorising"
+    AUTHORISED = "authorised"
+    CAPTURING = "capturing"
     CHARGED = "charged"
     DECLINED = "declined"
+    VOIDING = "voiding"
+    VOIDED = "voided"
     REFUNDING = "refunding"
     REFUNDED = "refunded"
 
@@ -27,16 +35,25 @@ class Status(StrEnum):
 TRANSITIONS: Mapping[Status, frozenset[Status]] = {
     # Straight to refunding when the money was wanted back before it was known to be there.
     Status.CHARGING: frozenset({Status.CHARGED, Status.DECLINED, Status.REFUNDING}),
+    # To voided when the processor itself gave it up.
+    Status.AUTHORISING: frozenset({Status.AUTHORISED, Status.DECLINED, Status.VOIDING, Status.VOIDED}),
+    Status.AUTHORISED: frozenset({Status.CAPTURING, Status.VOIDING}),
+    Status.CAPTURING: frozenset({Status.CHARGED, Status.REFUNDING}),
     Status.CHARGED: frozenset({Status.REFUNDING}),
+    Status.VOIDING: frozenset({Status.VOIDED}),
     Status.REFUNDING: frozenset({Status.REFUNDED}),
     Status.DECLINED: frozenset(),
+    Status.VOIDED: frozenset(),
     Status.REFUNDED: frozenset(),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """`refund_wanted`: somebody asked for the money back while it was not known whether it had been taken."""
+    """`refund_wanted`: somebody asked for the money back while it was not known whether it had been taken.
+
+    `announced`: what becomes of it is to be said to those who wait for it.
+    """
 
     payment_id: str
     transaction_id: str
@@ -49,11 +66,12 @@ class Payment:
     decline_code: str = ""
     processor_reference: str = ""
     refund_wanted: bool = False
+    announced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Charged:
-    """The processor has the money; `reference` is its name for the charge."""
+    """The processor has the money, or has set it aside; `reference` is its name for the charge."""
 
     reference: str
 
@@ -64,7 +82,12 @@ class Declined:
     message: str
 
 
-Verdict = Charged | Declined
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """The authorisation was voided before it arrived: it never will be one."""
+
+
+Verdict = Charged | Declined | GivenUp
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,25 +130,48 @@ def moved(payment: Payment, status: Status) -> Payment:
 
 
 def wanted_back(payment: Payment) -> Payment:
-    """The payment once its refund was asked for; a declined one holds no money and stays as it is."""
+    """The payment once it was taken back; one that holds no money stays as it is."""
     match payment.status:
-        case Status.CHARGING:
+        case Status.CHARGING | Status.CAPTURING:
             return replace(payment, refund_wanted=True)
         case Status.CHARGED:
             return moved(payment, Status.REFUNDING)
+        case Status.AUTHORISING | Status.AUTHORISED:
+            return moved(payment, Status.VOIDING)
         case _:
             return payment
+
+
+def wanted_for_good(payment: Payment | None) -> Payment:
+    """The payment once it was confirmed; one that is further on stays as it is. Raises Refused where there is none."""
+    if payment is None or payment.status is Status.DECLINED:
+        raise Refused("there is nothing held or prepared to confirm", code="nothing-held")
+    return moved(payment, Status.CAPTURING) if payment.status is Status.AUTHORISED else payment
 
 
 def judged(payment: Payment, verdict: Verdict) -> tuple[Payment, Entry | None]:
     """What the processor's verdict makes of the payment and adds to the ledger."""
     match verdict:
+        case Charged(reference=reference) if payment.status is Status.AUTHORISING:
+            return replace(moved(payment, Status.AUTHORISED), processor_reference=reference), None
         case Charged(reference=reference):
-            after = moved(payment, Status.REFUNDING if payment.refund_wanted else Status.CHARGED)
-            entry = _entry(payment, "charge", debit=_customer(payment), credit=MERCHANT)
+            after, entry = captured(payment)
             return replace(after, processor_reference=reference), entry
         case Declined(code=code):
             return replace(moved(payment, Status.DECLINED), decline_code=code), None
+        case GivenUp():
+            return replace(moved(payment, Status.VOIDED), decline_code=AUTHORISATION_VOIDED), None
+
+
+def captured(payment: Payment) -> tuple[Payment, Entry]:
+    """The payment after the processor took the money, and its ledger entry."""
+    after = moved(payment, Status.REFUNDING if payment.refund_wanted else Status.CHARGED)
+    return after, _entry(payment, "charge", debit=_customer(payment), credit=MERCHANT)
+
+
+def voided(payment: Payment) -> Payment:
+    """The payment after the processor let the money go: nothing was ever taken."""
+    return moved(payment, Status.VOIDED)
 
 
 def refunded(payment: Payment) -> tuple[Payment, Entry]:

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from libs.kernel.errors import Refused
 from libs.kernel.money import Money
-from libs.tcc.barrier import Barrier
+from libs.tcc.barrier import Barrier, Key
+from libs.tcc.trail import Trail
 from services.payment.domain import Entry, Payment, Verdict
 
 
 class Processor(Protocol):
-    """The card processor. Both calls are idempotent under the payment's id.
+    """The card processor. Every call is idempotent under the payment's id.
 
     They raise Unavailable when nothing happened, InDoubt when it may have.
     """
@@ -21,9 +23,29 @@ class Processor(Protocol):
         """Takes the payment's amount from its card, once; every repeat gives the same verdict."""
         ...
 
+    async def authorise(self, payment: Payment) -> Verdict:
+        """Sets the payment's amount aside on its card, once; after a void the verdict is GivenUp."""
+        ...
+
+    async def capture(self, payment: Payment) -> None:
+        """Takes what was authorised, once; returns when the processor has done so."""
+        ...
+
+    async def void(self, payment: Payment) -> None:
+        """Gives up an authorisation, also one that has not arrived and may arrive later; returns when that is sure."""
+        ...
+
     async def refund(self, payment: Payment) -> None:
         """Gives back all of a charge, once; returns when the processor has done so."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class NewPayment:
+    """One that is to be authorised asks what became of its transaction after `lease_ms`; every other has none."""
+
+    payment: Payment
+    lease_ms: int | None = None
 
 
 class Payments(Protocol):
@@ -31,7 +53,7 @@ class Payments(Protocol):
         """The payments of these (transaction, step) pairs, held until the transaction ends."""
         ...
 
-    async def add(self, payments: Sequence[Payment]) -> None:
+    async def add(self, new: Sequence[NewPayment]) -> None:
         """Adds new payments, opening the accounts that do not exist yet."""
         ...
 
@@ -46,6 +68,12 @@ class Payments(Protocol):
         ...
 
 
+class Announcements(Protocol):
+    async def say(self, answered: Sequence[tuple[Key, str | Refused]]) -> None:
+        """Says what is owed of these effects, if anything is: the payment's id, or why there is none."""
+        ...
+
+
 class Unit(Protocol):
     """One transaction: everything done through it commits together or not at all."""
 
@@ -53,6 +81,8 @@ class Unit(Protocol):
     def payments(self) -> Payments: ...
     @property
     def barrier(self) -> Barrier: ...
+    @property
+    def announcements(self) -> Announcements: ...
 
 
 class Units(Protocol):
@@ -98,4 +128,8 @@ class Queries(Protocol):
 
     async def payment(self, payment_id: str) -> Payment:
         """Raises NotFound."""
+        ...
+
+    async def trail(self, transaction_id: str) -> Trail:
+        """What payment did for a transaction; nothing for one it does not know."""
         ...

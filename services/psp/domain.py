@@ -30,18 +30,29 @@ DECLINES: Mapping[str, tuple[str, str]] = {
 UNKNOWN_CARD = "unknown-card"
 
 
+class Status(StrEnum):
+    """What became of the money: set aside, taken, or let go."""
+
+    AUTHORISED = "authorised"
+    CAPTURED = "captured"
+    VOIDED = "voided"
+
+
 @dataclass(frozen=True, slots=True)
 class ChargeRequest:
+    """Without `capture` the money is only set aside: authorised."""
+
     key: str
     reference: str
     amount_minor: int
     currency: str
     card_token: str
+    capture: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """Money that was taken, and how much of it was given back."""
+    """Money that was taken, and how much of it was given back; or money that was only set aside."""
 
     charge_id: str
     key: str
@@ -49,6 +60,29 @@ class Charge:
     amount_minor: int
     currency: str
     refunded_minor: int
+    capture: bool = True
+    status: Status = Status.CAPTURED
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """An authorisation is to be captured, or voided."""
+
+    charge_id: str
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class Reversal:
+    """Whatever was authorised under `key` is to be voided, also when it arrives later.
+
+    It repeats what it takes back, as a reversal of ISO 8583 does, because that may never have arrived.
+    """
+
+    key: str
+    reference: str
+    amount_minor: int
+    currency: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +126,34 @@ def _failure(key: str, tries: int) -> Conduct:
 
 
 def charge_outcome(request: ChargeRequest, kept: Charge) -> Charge | DockyardError:
-    """What a key's charge answers to this request under the same key."""
-    if (kept.reference, kept.amount_minor, kept.currency) != (
-        request.reference,
-        request.amount_minor,
-        request.currency,
-    ):
+    """What a key's charge answers to this request under the same key; one that was voided never charges again."""
+    if not _same(request, kept):
         return Mismatch("this Idempotency-Key charged something else before")
+    if kept.status is Status.VOIDED:
+        return Refused("this charge was voided", code="charge-voided")
+    if kept.capture is not request.capture:
+        return Mismatch("this Idempotency-Key charged in another way before")
+    return kept
+
+
+def reversal_outcome(request: Reversal, kept: Charge) -> Charge | DockyardError:
+    """What a key's charge answers to its reversal."""
+    if not _same(request, kept):
+        return Mismatch("this key charged something else")
+    return ending_outcome(Ending(kept.charge_id, Status.VOIDED), kept)
+
+
+def _same(request: ChargeRequest | Reversal, kept: Charge) -> bool:
+    asked = request.reference, request.amount_minor, request.currency
+    return asked == (kept.reference, kept.amount_minor, kept.currency)
+
+
+def ending_outcome(request: Ending, kept: Charge | None) -> Charge | DockyardError:
+    """What a charge that was to be captured or voided answers; it ends once, in one way."""
+    if kept is None:
+        return NotFound(f"there is no charge {request.charge_id}")
+    if kept.status is not request.status:
+        return Refused(f"this charge was {kept.status}", code=f"charge-{kept.status}")
     return kept
 
 

@@ -13,8 +13,7 @@ from libs.runtime.http_edge import create_app
 from libs.runtime.serve import Entrances, Process, main
 from services.psp.adapters.memory import ChargeMemory
 from services.psp.config import PREFIX, PspSettings
-from services.psp.domain import Charge, ChargeRequest, Refund, RefundRequest
-from services.psp.entrypoints.http import Desk, router
+from services.psp.entrypoints.http import Desk, Work, router
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 # What the HTTP server says of an answer that is never given: here that is no mistake.
@@ -31,12 +30,16 @@ async def build(settings: PspSettings) -> AsyncIterator[Entrances]:
         closing.push_async_callback(database.close)
         await database.check_schema(MIGRATIONS)
         memory = ChargeMemory(database, Ids(clock))
-        charging: Batcher[ChargeRequest, Charge] = Batcher("charges", memory.charge, key=lambda one: one.key)
-        refunding: Batcher[RefundRequest, Refund] = Batcher("refunds", memory.refund, key=lambda one: one.charge_id)
-        desk = Desk(charging, refunding, memory, clock, settings.slow_seconds)
+        work = Work(
+            Batcher("charges", memory.charge, key=lambda one: one.key),
+            Batcher("refunds", memory.refund, key=lambda one: one.charge_id),
+            Batcher("endings", memory.end, key=lambda one: one.charge_id),
+            Batcher("reversals", memory.reverse, key=lambda one: one.key),
+        )
+        desk = Desk(work, memory, clock, settings.slow_seconds)
         yield Entrances(
             app=create_app("psp", "A card processor that misbehaves on demand.", router(desk), [database.ping]),
-            drain=[charging.drain, refunding.drain],
+            drain=[work.charging.drain, work.refunding.drain, work.ending.drain, work.reversing.drain],
         )
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from libs.kernel.errors import InDoubt, Unavailable
 from libs.telemetry.tracing import current_traceparent
-from services.payment.domain import Charged, Declined, Payment, Verdict
+from services.payment.domain import Charged, Declined, GivenUp, Payment, Verdict
 
 CREATED = frozenset({200, 201})
 DECLINED = 402
@@ -19,6 +19,9 @@ UNPROCESSABLE = 422
 BUSY = frozenset({429, 503})
 # The one thing a processor may find wrong with a charge of ours that no repeat can change.
 UNKNOWN_CARD = "unknown-card"
+# What an authorisation is told whose void came first.
+VOIDED = "charge-voided"
+CONFLICT = 409
 # Connections that nobody used for so long are closed.
 IDLE_SECONDS = 30.0
 CONNECT_SECONDS_MAX = 1.0
@@ -29,10 +32,18 @@ RETRY_AFTER_SECONDS_MAX = 60.0
 RETRY_AFTER_SECONDS = 0.2
 
 
-class _ChargeIn(msgspec.Struct):
+class _ChargeIn(msgspec.Struct, omit_defaults=True):
     amount_minor: int
     currency: str
     card_token: str
+    reference: str
+    capture: bool = True
+
+
+class _ReversalIn(msgspec.Struct):
+    key: str
+    amount_minor: int
+    currency: str
     reference: str
 
 
@@ -43,7 +54,7 @@ class _RefundIn(msgspec.Struct):
 class _Answer(msgspec.Struct):
     """As much of the processor's answers as we look at: a charge, or a problem (RFC 9457)."""
 
-    status: int = 0
+    http_status: int = 0
     charge_id: str = ""
     code: str = ""
     detail: str = ""
@@ -55,10 +66,11 @@ _decode = msgspec.json.Decoder(_Answer).decode
 
 
 class HttpProcessor:
-    """Charges and refunds under the payment's id, so that asking twice charges once."""
+    """Everything under the payment's id, so that asking twice charges once."""
 
     def __init__(self, url: str, timeout_seconds: float, calls_in_flight_max: int) -> None:
         self._charges = f"{url.rstrip('/')}/v1/charges"
+        self._voids = f"{url.rstrip('/')}/v1/voids"
         # Waiting for a turn is not part of a call: a call that never began is not in doubt.
         self._turns = asyncio.Semaphore(calls_in_flight_max)
         self._session = aiohttp.ClientSession(
@@ -75,18 +87,38 @@ class HttpProcessor:
         await self._session.close()
 
     async def charge(self, payment: Payment) -> Verdict:
-        body = _ChargeIn(payment.amount.minor_units, payment.amount.currency, payment.card_token, payment.payment_id)
-        answer = await self._post(self._charges, payment.payment_id, _encode(body))
-        if answer.status in CREATED and answer.charge_id:
-            return Charged(answer.charge_id)
-        if answer.status == DECLINED or (answer.status == UNPROCESSABLE and answer.code == UNKNOWN_CARD):
-            return Declined(answer.code or "card-declined", answer.detail)
-        raise _failure(answer)
+        answer = await self._charge(payment, capture=True)
+        return _charged(answer) or _declined(answer)
+
+    async def authorise(self, payment: Payment) -> Verdict:
+        answer = await self._charge(payment, capture=False)
+        if answer.http_status == CONFLICT and answer.code == VOIDED:
+            return GivenUp()
+        return _charged(answer) or _declined(answer)
+
+    async def _charge(self, payment: Payment, *, capture: bool) -> _Answer:
+        amount = payment.amount
+        body = _ChargeIn(amount.minor_units, amount.currency, payment.card_token, payment.payment_id, capture)
+        return await self._post(self._charges, payment.payment_id, _encode(body))
+
+    async def capture(self, payment: Payment) -> None:
+        url = f"{self._charges}/{payment.processor_reference}/captures"
+        answer = await self._post(url, f"{payment.payment_id}/capture", b"")
+        if _charged(answer) is None:
+            raise _failure(answer)
+
+    async def void(self, payment: Payment) -> None:
+        """By the authorisation's key: then it does not matter whether it has arrived."""
+        amount = payment.amount
+        body = _ReversalIn(payment.payment_id, amount.minor_units, amount.currency, payment.payment_id)
+        answer = await self._post(self._voids, f"{payment.payment_id}/void", _encode(body))
+        if _charged(answer) is None:
+            raise _failure(answer)
 
     async def refund(self, payment: Payment) -> None:
         url = f"{self._charges}/{payment.processor_reference}/refunds"
         answer = await self._post(url, f"{payment.payment_id}/refund", _encode(_RefundIn(payment.amount.minor_units)))
-        if answer.status not in CREATED:
+        if answer.http_status not in CREATED:
             raise _failure(answer)
 
     async def _post(self, url: str, key: str, body: bytes) -> _Answer:
@@ -109,7 +141,7 @@ async def _read(response: aiohttp.ClientResponse) -> _Answer:
         answer = _Answer(detail="and went on for too long")
     else:
         answer = _decoded(await response.read())
-    answer.status = response.status
+    answer.http_status = response.status
     if response.status in BUSY:
         answer.retry_after_seconds = _retry_after(response.headers.get("Retry-After", ""))
     return answer
@@ -127,12 +159,24 @@ def _retry_after(header: str) -> float:
     return min(float(header), RETRY_AFTER_SECONDS_MAX) if header.isdecimal() else RETRY_AFTER_SECONDS
 
 
+def _charged(answer: _Answer) -> Charged | None:
+    """The charge, if the answer is one."""
+    return Charged(answer.charge_id) if answer.http_status in CREATED and answer.charge_id else None
+
+
+def _declined(answer: _Answer) -> Declined:
+    """Raises Unavailable or InDoubt when the answer is something else."""
+    if answer.http_status == DECLINED or (answer.http_status == UNPROCESSABLE and answer.code == UNKNOWN_CARD):
+        return Declined(answer.code or "card-declined", answer.detail)
+    raise _failure(answer)
+
+
 def _failure(answer: _Answer) -> Unavailable | InDoubt:
     """Anything that is neither an answer nor a promise that nothing happened leaves it open."""
-    if answer.status in BUSY:
+    if answer.http_status in BUSY:
         return Unavailable(
-            f"the card processor answered {answer.status}",
+            f"the card processor answered {answer.http_status}",
             code="processor-busy",
             retry_after_seconds=answer.retry_after_seconds,
         )
-    return InDoubt(f"the card processor answered {answer.status} {answer.detail}".strip(), code="processor-failed")
+    return InDoubt(f"the card processor answered {answer.http_status} {answer.detail}".strip(), code="processor-failed")

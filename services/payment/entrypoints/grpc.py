@@ -1,6 +1,7 @@
 """The payment service over gRPC: the same operations as REST, and batches for coordinators."""
 
 import asyncio
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -12,10 +13,12 @@ from libs.kernel.money import Money
 from libs.resilience.deadline import Deadline
 from libs.runtime.batch_rpc import execute_batch
 from libs.runtime.http_edge import decode_page_token, encode_page_token
+from libs.tcc.barrier import Manner
+from libs.tcc.trail import Trail
 from proto.kernel.v1 import kernel_pb2
 from proto.participant.v1 import participant_pb2
 from proto.payment.v1 import payment_pb2, payment_pb2_grpc
-from services.payment.domain import check_text
+from services.payment.domain import Status, check_text
 from services.payment.entrypoints.desk import ChargeCard, Desk
 from services.payment.handlers import Done
 from services.payment.ports import Account
@@ -24,12 +27,22 @@ PAGE_SIZE_MAX = 200
 PAGE_SIZE = 50
 KEY_LETTERS_MAX = 255
 
-STATUSES = {
-    "charging": payment_pb2.PAYMENT_STATUS_CHARGING,
-    "charged": payment_pb2.PAYMENT_STATUS_CHARGED,
-    "declined": payment_pb2.PAYMENT_STATUS_DECLINED,
-    "refunding": payment_pb2.PAYMENT_STATUS_REFUNDING,
-    "refunded": payment_pb2.PAYMENT_STATUS_REFUNDED,
+STATUSES: Mapping[Status, payment_pb2.PaymentStatus.ValueType] = {
+    Status.CHARGING: payment_pb2.PAYMENT_STATUS_CHARGING,
+    Status.AUTHORISING: payment_pb2.PAYMENT_STATUS_AUTHORISING,
+    Status.AUTHORISED: payment_pb2.PAYMENT_STATUS_AUTHORISED,
+    Status.CAPTURING: payment_pb2.PAYMENT_STATUS_CAPTURING,
+    Status.CHARGED: payment_pb2.PAYMENT_STATUS_CHARGED,
+    Status.DECLINED: payment_pb2.PAYMENT_STATUS_DECLINED,
+    Status.VOIDING: payment_pb2.PAYMENT_STATUS_VOIDING,
+    Status.VOIDED: payment_pb2.PAYMENT_STATUS_VOIDED,
+    Status.REFUNDING: payment_pb2.PAYMENT_STATUS_REFUNDING,
+    Status.REFUNDED: payment_pb2.PAYMENT_STATUS_REFUNDED,
+}
+MANNERS: Mapping[int, Manner] = {
+    participant_pb2.MANNER_UNSPECIFIED: Manner.AT_ONCE,
+    participant_pb2.MANNER_HOLD: Manner.HOLD,
+    participant_pb2.MANNER_PREPARE: Manner.PREPARE,
 }
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -92,7 +105,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
                 transaction_id=payment.transaction_id,
                 account_id=payment.account_id,
                 amount=_money(payment.amount),
-                status=STATUSES[payment.status.value],
+                status=STATUSES[payment.status],
                 decline_code=payment.decline_code,
                 processor_reference=payment.processor_reference,
                 created_at=_timestamp(payment.created_at),
@@ -106,6 +119,9 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
 
     async def Refund(self, request: payment_pb2.RefundRequest, context: Context) -> payment_pb2.RefundResponse:
         return payment_pb2.RefundResponse(refunded=_refunded(await self._desk.refund(request.transaction_id)))
+
+    async def GetTrail(self, request: payment_pb2.GetTrailRequest, context: Context) -> payment_pb2.GetTrailResponse:
+        return payment_pb2.GetTrailResponse(trail=_trail(await self._desk.trail(request.transaction_id)))
 
     async def ExecuteBatch(
         self, request: payment_pb2.ExecuteBatchRequest, context: Context
@@ -127,11 +143,14 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         match command.WhichOneof("command"), key.operation:
             case "charge", participant_pb2.OPERATION_DO:
                 return payment_pb2.Result(charged=_charged(await self._desk.charge(_wanted(key, command.charge))))
+            case "capture", participant_pb2.OPERATION_CONFIRM:
+                done = await self._desk.confirm(key.transaction_id, key.step, MANNERS[key.manner])
+                return payment_pb2.Result(captured=_captured(done))
             case "refund", participant_pb2.OPERATION_UNDO:
-                done = await self._desk.refund(key.transaction_id, key.step)
+                done = await self._desk.refund(key.transaction_id, key.step, MANNERS[key.manner])
                 return payment_pb2.Result(refunded=_refunded(done))
             case _:
-                raise Invalid("a command is charge to do, or refund to undo")
+                raise Invalid("a command is charge to do, capture to confirm, or refund to undo")
 
 
 def _failed(error: participant_pb2.Refusal | participant_pb2.Fault) -> payment_pb2.Result:
@@ -148,6 +167,8 @@ def _wanted(key: participant_pb2.CommandContext, charge: payment_pb2.ChargeCard)
         charge.card_token,
         key.step,
         Deadline(key.deadline_unix_ms) if key.deadline_unix_ms else None,
+        MANNERS[key.manner],
+        key.lease_ms,
     )
 
 
@@ -163,6 +184,10 @@ def _refunded(done: Done) -> payment_pb2.Refunded:
     return payment_pb2.Refunded(payment_id=done.payment_id, amount=_money(done.amount) if done.amount else None)
 
 
+def _captured(done: Done) -> payment_pb2.Captured:
+    return payment_pb2.Captured(payment_id=done.payment_id, amount=_money(done.amount) if done.amount else None)
+
+
 def _account(account: Account) -> payment_pb2.Account:
     return payment_pb2.Account(account_id=account.account_id, name=account.name, charged=_money(account.charged))
 
@@ -171,3 +196,24 @@ def _timestamp(at: datetime) -> Timestamp:
     stamp = Timestamp()
     stamp.FromDatetime(at)
     return stamp
+
+
+def _trail(trail: Trail) -> participant_pb2.Trail:
+    return participant_pb2.Trail(
+        moments=[
+            participant_pb2.Moment(at_unix_ms=_unix_ms(one.at), what=one.what, step=one.step, detail=one.detail)
+            for one in trail.moments
+        ],
+        kept=[
+            participant_pb2.Keeping(
+                what=one.what,
+                since_unix_ms=_unix_ms(one.since),
+                until_unix_ms=0 if one.until is None else _unix_ms(one.until),
+            )
+            for one in trail.kept
+        ],
+    )
+
+
+def _unix_ms(at: datetime) -> int:
+    return round(at.timestamp() * 1000)

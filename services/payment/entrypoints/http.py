@@ -85,6 +85,27 @@ class StatementOut(BaseModel):
     next_page_token: str
 
 
+class MomentOut(BaseModel):
+    at: datetime
+    what: str
+    step: str
+    detail: str
+
+
+class KeepingOut(BaseModel):
+    """How long something was kept from others; `until` is null while it still is."""
+
+    what: str
+    since: datetime
+    until: datetime | None
+
+
+class TrailOut(BaseModel):
+    transaction_id: str
+    moments: list[MomentOut]
+    kept: list[KeepingOut]
+
+
 def router(desk: Desk) -> APIRouter:
     """The routes of the payment service."""
     routes = APIRouter(prefix="/v1", tags=["payment"])
@@ -124,9 +145,18 @@ def router(desk: Desk) -> APIRouter:
 
     @routes.post("/transactions/{transaction_id}/refund", response_model=RefundOut)
     async def refund(transaction_id: TransactionInPath, key: Key) -> Response:
-        """Gives back what a transaction was charged; one that was not charged cannot be charged afterwards."""
+        """Gives back what a transaction was charged, or gives up what was only authorised.
+
+        One that was not charged cannot be charged afterwards.
+        """
         done = await desk.refund(transaction_id)
         return json_response({"transaction_id": transaction_id, "payment_id": done.payment_id, "amount": done.amount})
+
+    @routes.get("/transactions/{transaction_id}/trail", response_model=TrailOut)
+    async def get_trail(transaction_id: TransactionInPath) -> Response:
+        """What payment did for a transaction, and how long it kept the customer's money set aside meanwhile."""
+        trail = await desk.trail(transaction_id)
+        return json_response({"transaction_id": transaction_id, "moments": trail.moments, "kept": trail.kept})
 
     return routes
 

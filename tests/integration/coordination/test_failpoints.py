@@ -5,6 +5,7 @@ What an order left behind afterwards is what one of the same kind left that nobo
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import pytest
@@ -55,6 +56,10 @@ def _points() -> Iterator[Point]:
                 # What is prepared is no commit of the service's own, but the card is authorised in one.
                 if style == TCC or (style == TWO_PHASE and service == "payment"):
                     yield Point(style, "confirmed", service, f"{name}@2")
+    # Before shipping refuses, the others have held, prepared or charged: their next commit takes it back.
+    for style, service in product((TCC, TWO_PHASE), ("inventory", "payment")):
+        nth = "" if (style, service) == (TWO_PHASE, "inventory") else "@2"
+        yield from (Point(style, "rejected", service, f"{name}{nth}") for name in COMMITS[service][:2])
     for service in COMMITS:
         yield from (Point(TWO_PHASE, "confirmed", service, name) for name in PREPARES)
     yield from _choreographed()

@@ -12,14 +12,22 @@ from tests.integration.coordination.cases import Case
 from tests.integration.coordination.conftest import SETTINGS, UNOBTAINABLE
 from tests.integration.coordination.yard import Broken, Yard
 
-# The part, who goes without it, and what is broken then in which style.
-WITHOUT: list[tuple[str, tuple[str, ...], str, Case]] = [
-    ("barrier", ("inventory", "payment", "shipping"), "orchestrated", cases.undo_before_do),
-    ("barrier", ("inventory", "payment", "shipping"), "tcc", cases.undo_before_do),
-    ("barrier", ("inventory", "payment", "shipping"), "twophase", cases.undo_before_do),
-    ("inbox", ("inventory", "payment", "shipping", "order"), "choreographed", cases.messages_arrive_twice),
-    ("decision-log", ("order",), "tcc", cases.a_hold_outlives_its_lease),
-    ("decision-log", ("order",), "twophase", cases.a_hold_outlives_its_lease),
+PARTICIPANTS = ("inventory", "payment", "shipping")
+# Who goes without which part, and what of it is seen.
+MISSED = {
+    "barrier": (PARTICIPANTS, "although it was undone"),
+    "inbox": ((*PARTICIPANTS, "order"), "because a message came twice"),
+    "decision-log": (("order",), "G3 stock-not-taken"),
+}
+# Without the part, this case of the contract is broken in this style.
+WITHOUT: list[tuple[str, str, Case]] = [
+    # Before what leaves rows locked by a transaction that nobody may have prepared.
+    ("inbox", "choreographed", cases.messages_arrive_twice),
+    ("barrier", "orchestrated", cases.undo_before_do),
+    ("barrier", "tcc", cases.undo_before_do),
+    ("barrier", "twophase", cases.undo_before_do),
+    ("decision-log", "tcc", cases.a_hold_outlives_its_lease),
+    ("decision-log", "twophase", cases.a_hold_outlives_its_lease),
 ]
 
 
@@ -37,17 +45,13 @@ def crippled(start_platform: StartPlatform) -> Iterator[Yard]:
 
 
 @pytest.mark.parametrize(
-    ("part", "services", "style", "case"),
-    WITHOUT,
-    ids=[f"{part}-{style}-{case.__name__}" for part, _, style, case in WITHOUT],
+    ("part", "style", "case"), WITHOUT, ids=[f"{part}-{style}-{case.__name__}" for part, style, case in WITHOUT]
 )
-def test_without_it_the_contract_is_broken(
-    part: str, services: tuple[str, ...], style: str, case: Case, crippled: Yard
-) -> None:
+def test_without_it_the_contract_is_broken(part: str, style: str, case: Case, crippled: Yard) -> None:
+    services, seen = MISSED[part]
     crippled.leave_out(part, services)
     try:
-        with pytest.raises(Broken) as broken:
+        with pytest.raises(Broken, match=seen):
             case(crippled, style)
-        print(f"without the {part}, {style} {case.__name__}: {broken.value}")
     finally:
         crippled.leave_out("", services)

@@ -303,20 +303,22 @@ class Yard:
     def read_by_all(self, away: str = "") -> None:
         """Returns when every consumer group but those of who is away has acknowledged everything on every stream."""
 
+        behind = [""]
+
         def read() -> bool:
-            return all(self._is_read(stream, away) for stream in self.redis.scan_iter("dockyard:*:[0-9]"))
+            streams = self.redis.scan_iter("dockyard:*:[0-9]")
+            behind[:] = [group for stream in streams for group in self._behind(stream, away)]
+            return not behind
 
-        expect(wait_until(read, SystemClock(), SETTLE_SECONDS), "some messages are never acknowledged")
+        expect(wait_until(read, SystemClock(), SETTLE_SECONDS), f"never acknowledged by {', '.join(behind)}")
 
-    def _is_read(self, stream: bytes, away: str) -> bool:
+    def _behind(self, stream: bytes, away: str) -> list[str]:
+        """The groups that have not acknowledged everything on a stream."""
         end: Any = self.redis.xinfo_stream(stream)
         groups: Any = self.redis.xinfo_groups(stream)
         last = end["last-generated-id"]
-        return all(
-            group["pending"] == 0 and group["last-delivered-id"] == last
-            for group in groups
-            if not away or not group["name"].decode().startswith(f"{away}-")
-        )
+        names = [group["name"].decode() for group in groups if group["pending"] or group["last-delivered-id"] != last]
+        return [f"{name} on {stream.decode()}" for name in names if not away or not name.startswith(f"{away}-")]
 
 
 def _patience(style: str) -> float:

@@ -1,11 +1,9 @@
 """Charging and refunding from end to end, with a processor that fails, dawdles and loses its answers."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
-import pytest_asyncio
 
 from libs.kernel.errors import DockyardError, InDoubt, Invalid, Mismatch, NotFound, Refused, Unavailable
 from libs.kernel.money import Money
@@ -22,17 +20,6 @@ DONE = Done(payment_id_of("t1", "charge"), PRICE)
 CHARGE = f"charge {DONE.payment_id}"
 REFUND = f"refund {DONE.payment_id}"
 PATIENCE_SECONDS = 10.0
-
-
-@pytest.fixture
-def processor() -> ScriptedProcessor:
-    return ScriptedProcessor()
-
-
-@pytest_asyncio.fixture
-async def till(make_database: MakeDatabase, processor: ScriptedProcessor) -> AsyncIterator[Till]:
-    async with open_till(await make_database("payment", MIGRATIONS), processor) as till:
-        yield till
 
 
 async def books(till: Till, processor: ScriptedProcessor) -> tuple[int, int]:
@@ -276,6 +263,15 @@ class Refusing:
         if payment.payment_id == self._payment_id:
             raise ZeroDivisionError
         return await self._processor.charge(payment)
+
+    async def authorise(self, payment: Payment) -> Verdict:
+        return await self._processor.authorise(payment)
+
+    async def capture(self, payment: Payment) -> None:
+        await self._processor.capture(payment)
+
+    async def void(self, payment: Payment) -> None:
+        await self._processor.void(payment)
 
     async def refund(self, payment: Payment) -> None:
         await self._processor.refund(payment)

@@ -15,8 +15,14 @@ import pytest_asyncio
 
 from dockyard.local.ports import free_port
 from dockyard.local.waiting import wait_until
+from libs.kernel.errors import DockyardError
 from libs.runtime import failpoints
 from libs.runtime.clock import SystemClock
+from libs.runtime.grpc_edge import call, channel
+from libs.twophase.prepared import AFTER_COMMIT, AFTER_PREPARE, BEFORE_COMMIT, BEFORE_PREPARE
+from proto.kernel.v1 import kernel_pb2
+from proto.participant.v1 import participant_pb2
+from proto.payment.v1 import payment_pb2, payment_pb2_grpc
 from services.payment.adapters.units import COMMIT_AFTER, COMMIT_BEFORE
 from services.payment.cashier import CALL_AFTER, CALL_BEFORE
 from tests.conftest import MakeDatabase
@@ -40,10 +46,17 @@ PLACES = {
 # From here on the payment is written down: it goes on even when nobody asks.
 BEGUN = (CALL_BEFORE, CALL_AFTER)
 CHARGE = {"account_id": "ada", "amount": {"minor_units": 4900, "currency": "EUR"}, "card_token": "tok_ok"}
-CHARGES = "SELECT reference, amount_minor - refunded_minor FROM charges"
+CHARGES = "SELECT reference, amount_minor - refunded_minor FROM charges WHERE status = 'captured'"
+HELD = "SELECT reference, 1 FROM charges WHERE status = 'authorised'"
 POSTED = "SELECT payment_id, sum(amount_minor)::int FROM postings WHERE account = 'customer:ada' GROUP BY payment_id"
 UNBALANCED = "SELECT entry_id, sum(amount_minor)::int FROM postings GROUP BY entry_id HAVING sum(amount_minor) <> 0"
-UNFINISHED = "SELECT payment_id, 0 FROM payments WHERE status IN ('charging', 'refunding')"
+UNFINISHED = "SELECT payment_id, 0 FROM payments WHERE status LIKE '%ing'"
+DO, UNDO, CONFIRM = (
+    participant_pb2.OPERATION_DO,
+    participant_pb2.OPERATION_UNDO,
+    participant_pb2.OPERATION_CONFIRM,
+)
+HOLD, PREPARE = participant_pb2.MANNER_HOLD, participant_pb2.MANNER_PREPARE
 
 
 @dataclass(slots=True)
@@ -98,6 +111,32 @@ class Counter:
         async with httpx.AsyncClient(base_url=self.payment.url, timeout=15, trust_env=False) as client:
             return await asyncio.gather(*(_status(client, path, body) for body in bodies))
 
+    async def tell(
+        self,
+        operation: participant_pb2.Operation.ValueType,
+        *transaction_ids: str,
+        manner: participant_pb2.Manner.ValueType = HOLD,
+    ) -> list[str]:
+        """What coordinators hear of these commands, in a word each; nothing where there was no answer."""
+        commands = [_command(operation, one, manner) for one in transaction_ids]
+        async with channel(f"127.0.0.1:{self.payment.fields['GRPC_PORT']}") as peer:
+            execute = payment_pb2_grpc.PaymentServiceStub(peer).ExecuteBatch
+            try:
+                answer = await call(execute, payment_pb2.ExecuteBatchRequest(commands=commands), 15)
+            except DockyardError:
+                return []
+        return [
+            result.refused.code or result.fault.code or str(result.WhichOneof("result")) for result in answer.results
+        ]
+
+    async def held(self) -> list[tuple[str, int]]:
+        """What is still set aside at the processor."""
+        return await rows(self.psp_database, HELD)
+
+    async def statuses(self) -> dict[str, str]:
+        found = await rows(self.payment_database, "SELECT transaction_id || ' ' || status, 0 FROM payments")
+        return {name: status for name, _, status in (str(one).partition(" ") for one, _ in found)}
+
     async def unfinished(self) -> int:
         return len(await rows(self.payment_database, UNFINISHED))
 
@@ -110,6 +149,21 @@ class Counter:
         assert len(kept) == len(dict(kept)), "charged twice"
         assert {reference for reference, _ in kept} <= set(names), "charged without a payment"
         return {str(name): (dict(kept).get(one, 0), posted.get(one, 0)) for one, name in names.items()}
+
+
+def _command(
+    operation: participant_pb2.Operation.ValueType, transaction_id: str, manner: participant_pb2.Manner.ValueType
+) -> payment_pb2.Command:
+    context = participant_pb2.CommandContext(
+        transaction_id=transaction_id, step="charge", operation=operation, manner=manner
+    )
+    if operation == UNDO:
+        return payment_pb2.Command(context=context, refund=payment_pb2.RefundCharge())
+    if operation == CONFIRM:
+        return payment_pb2.Command(context=context, capture=payment_pb2.CaptureCharge())
+    amount = kernel_pb2.Money(minor_units=4900, currency="EUR")
+    charge = payment_pb2.ChargeCard(account_id="ada", amount=amount, card_token="tok_ok")
+    return payment_pb2.Command(context=context, charge=charge)
 
 
 async def _status(client: httpx.AsyncClient, path: str, body: object) -> int:
@@ -190,3 +244,82 @@ async def test_what_was_begun_is_carried_on_though_nobody_asks_again(counter: Co
             while await counter.unfinished():  # noqa: ASYNC110  (see below)
                 await asyncio.sleep(0.05)  # another process's database sets no event of ours
     assert await counter.books() == {f"charge-{place}": (4900, 4900) for place in BEGUN} | {"refund": (0, 0)}
+
+
+# Charges that are held, or prepared.
+
+
+async def test_what_is_held_is_captured_or_given_up_once_wherever_the_process_died(counter: Counter) -> None:
+    keep, drop = [f"keep-{one}" for one in PLACES.values()], [f"drop-{one}" for one in PLACES.values()]
+    for place, name in PLACES.items():
+        with counter.payment.running(FAILPOINT=place) as process:
+            assert await counter.tell(DO, f"keep-{name}", f"drop-{name}") == [], place
+            assert killed(process), place
+    with counter.payment.running():
+        assert await counter.tell(DO, *keep) == ["charged"] * len(keep)
+    for place, name in PLACES.items():
+        with counter.payment.running(FAILPOINT=place) as process:
+            assert await counter.tell(CONFIRM, f"keep-{name}") == [], place
+            assert killed(process), place
+        with counter.payment.running(FAILPOINT=place) as process:
+            # What was never begun is given up without anything to ask.
+            told = await counter.tell(UNDO, f"drop-{name}")
+            assert (told == [] and killed(process)) or told == ["refunded"], place
+    with counter.payment.running():
+        for _ in range(2):
+            assert await counter.tell(CONFIRM, *keep) == ["captured"] * len(keep)
+            assert await counter.tell(UNDO, *drop) == ["refunded"] * len(drop)
+    books = await counter.books()
+    assert {one: books[one] for one in keep} == dict.fromkeys(keep, (4900, 4900))
+    assert {books[one] for one in drop if one in books} == {(0, 0)}
+    assert (await counter.held(), await counter.unfinished()) == ([], 0)
+
+
+async def test_what_is_prepared_is_captured_or_given_up_once_wherever_the_process_died(counter: Counter) -> None:
+    around = (BEFORE_PREPARE, AFTER_PREPARE)
+    for place in around:
+        for what in ("keep", "drop"):
+            with counter.payment.running(FAILPOINT=place) as process:
+                assert await counter.tell(DO, f"{what}-{place}", manner=PREPARE) == [], place
+                assert killed(process), place
+    keep, drop = [f"keep-{place}" for place in around], [f"drop-{place}" for place in around]
+    with counter.payment.running():
+        assert await counter.tell(DO, *keep, manner=PREPARE) == ["charged"] * 2
+        assert await counter.tell(UNDO, *drop, manner=PREPARE) == ["refunded"] * 2
+    for place, name in zip((BEFORE_COMMIT, AFTER_COMMIT), keep, strict=True):
+        with counter.payment.running(FAILPOINT=place) as process:
+            assert await counter.tell(CONFIRM, name, manner=PREPARE) == [], place
+            assert killed(process), place
+    with counter.payment.running():
+        assert await counter.tell(CONFIRM, *keep, manner=PREPARE) == ["captured"] * 2
+    assert await counter.books() == dict.fromkeys(keep, (4900, 4900)) | dict.fromkeys(drop, (0, 0))
+    assert (await counter.held(), await counter.unfinished()) == ([], 0)
+
+
+async def test_what_was_begun_of_a_held_charge_is_carried_on_though_nobody_asks_again(counter: Counter) -> None:
+    with counter.payment.running():
+        assert await counter.tell(DO, "capturing", "voiding") == ["charged"] * 2
+        assert await counter.tell(DO, "prepared", manner=PREPARE) == ["charged"]
+    for operation, name, place in (
+        (DO, "authorising", CALL_BEFORE),
+        (CONFIRM, "capturing", CALL_AFTER),
+        (UNDO, "voiding", CALL_AFTER),
+    ):
+        with counter.payment.running(FAILPOINT=place) as process:
+            assert await counter.tell(operation, name) == []
+            assert killed(process)
+    with counter.payment.running(FAILPOINT=AFTER_COMMIT) as process:
+        assert await counter.tell(CONFIRM, "prepared", manner=PREPARE) == []
+        assert killed(process)
+    begun = {"authorising": "authorising", "capturing": "capturing", "voiding": "voiding", "prepared": "capturing"}
+    assert await counter.statuses() == begun
+    with counter.payment.running(RESUME_AFTER_SECONDS="0", RESUME_EVERY_SECONDS="0.1"):
+        async with asyncio.timeout(READY_SECONDS):
+            while await counter.unfinished():  # noqa: ASYNC110  (as above)
+                await asyncio.sleep(0.05)
+    ended = {"authorising": "authorised", "capturing": "charged", "voiding": "voided", "prepared": "charged"}
+    assert await counter.statuses() == ended
+    assert {name for name, money in (await counter.books()).items() if money == (4900, 4900)} == {
+        "capturing",
+        "prepared",
+    }

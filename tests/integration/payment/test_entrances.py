@@ -1,12 +1,10 @@
 """The service over REST and gRPC, with the real processor behind it."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
-import pytest_asyncio
 
 from libs.kernel.errors import DockyardError, Invalid, NotFound, Refused
 from libs.runtime.grpc_edge import call
@@ -16,25 +14,14 @@ from proto.payment.v1 import payment_pb2
 from services.payment.domain import payment_id_of
 from tests.conftest import MakeDatabase
 from tests.integration.edge.serving import closed_port
-from tests.integration.payment.serving import Served, serve_payment
+from tests.integration.payment.serving import SLOW_SECONDS, Served, serve_payment
 from tests.integration.payment.till import MIGRATIONS
-from tests.integration.psp.serving import MIGRATIONS as PSP_MIGRATIONS
-from tests.integration.psp.serving import serve_psp
 
-DO, UNDO = participant_pb2.OPERATION_DO, participant_pb2.OPERATION_UNDO
-SLOW_SECONDS = 0.6
-
-
-@pytest_asyncio.fixture
-async def psp(make_database: MakeDatabase) -> AsyncIterator[httpx.AsyncClient]:
-    async with serve_psp(await make_database("psp", PSP_MIGRATIONS), SLOW_SECONDS) as client:
-        yield client
-
-
-@pytest_asyncio.fixture
-async def payment(make_database: MakeDatabase, psp: httpx.AsyncClient) -> AsyncIterator[Served]:
-    async with serve_payment(await make_database("payment", MIGRATIONS), str(psp.base_url)) as served:
-        yield served
+DO, UNDO, CONFIRM = (
+    participant_pb2.OPERATION_DO,
+    participant_pb2.OPERATION_UNDO,
+    participant_pb2.OPERATION_CONFIRM,
+)
 
 
 # REST.
@@ -59,9 +46,9 @@ def problem(response: httpx.Response) -> tuple[int, str]:
 
 
 async def charged_at(psp: httpx.AsyncClient) -> list[int]:
-    """What the processor kept of each charge."""
+    """What the processor took and kept of each charge."""
     charges = (await psp.get("/v1/charges")).json()["charges"]
-    return [charge["amount_minor"] - charge["refunded_minor"] for charge in charges]
+    return [one["amount_minor"] - one["refunded_minor"] for one in charges if one["status"] == "captured"]
 
 
 async def test_a_charge_over_rest_is_made_once_and_can_be_read(payment: Served, psp: httpx.AsyncClient) -> None:
@@ -249,10 +236,13 @@ def command(
     **context: Any,
 ) -> payment_pb2.Command:
     about: dict[str, Any] = {"transaction_id": transaction_id, "step": "charge", "operation": operation} | context
+    said = participant_pb2.CommandContext(**about)
     if operation == UNDO:
-        return payment_pb2.Command(context=participant_pb2.CommandContext(**about), refund=payment_pb2.RefundCharge())
+        return payment_pb2.Command(context=said, refund=payment_pb2.RefundCharge())
+    if operation == CONFIRM:
+        return payment_pb2.Command(context=said, capture=payment_pb2.CaptureCharge())
     charge = payment_pb2.ChargeCard(account_id="ada", amount=EUR_49, card_token=card)
-    return payment_pb2.Command(context=participant_pb2.CommandContext(**about), charge=charge)
+    return payment_pb2.Command(context=said, charge=charge)
 
 
 async def batch(payment: Served, *commands: payment_pb2.Command) -> list[str]:
@@ -271,8 +261,8 @@ def _word(result: payment_pb2.Result) -> str:
             return (
                 f"{result.fault.code} {participant_pb2.FaultKind.Name(result.fault.kind).removeprefix('FAULT_KIND_')}"
             )
-        case "refunded" if not result.refunded.payment_id:
-            return "nothing refunded"
+        case "refunded" | "captured" if not getattr(result, kind).payment_id:
+            return f"nothing {kind}"
         case _:
             return kind
 
@@ -310,7 +300,10 @@ async def test_a_refund_sent_while_the_charge_is_still_running_wins_in_the_end(
 
 async def test_results_come_in_the_order_of_their_commands(payment: Served) -> None:
     cards = ["tok_ok", "tok_declined", "tok_insufficient", "tok_nope"] * 10
-    words = await batch(payment, *(command(f"t{number}", card=card) for number, card in enumerate(cards)))
+    commands = [command(f"t{number}", card=card) for number, card in enumerate(cards)]
+    words = await batch(payment, *commands)
+    while any(word.startswith("still-running") for word in words):  # a busy machine is slow as well
+        words = await batch(payment, *commands)
     assert words == ["charged", "card-declined", "insufficient-funds", "unknown-card"] * 10
 
 

@@ -1,9 +1,8 @@
 """The two transactions on a real database: claimed once, settled once, and nobody pays for a neighbour's mistake."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import pytest
-import pytest_asyncio
 
 from libs.kernel.errors import DockyardError, Invalid, NotFound
 from libs.kernel.money import Money
@@ -21,16 +20,9 @@ from services.payment.handlers import (
     SettleRefund,
 )
 from services.payment.ports import Account
-from tests.conftest import MakeDatabase
-from tests.integration.payment.till import DECLINED, MIGRATIONS, PRICE, ScriptedProcessor, Till, open_till, rows
+from tests.integration.payment.till import DECLINED, PRICE, Till, rows
 
 CHARGED = Charged("ch_1")
-
-
-@pytest_asyncio.fixture
-async def till(make_database: MakeDatabase) -> AsyncIterator[Till]:
-    async with open_till(await make_database("payment", MIGRATIONS), ScriptedProcessor()) as till:
-        yield till
 
 
 def do(transaction_id: str, step: str = "charge") -> Key:

@@ -13,7 +13,7 @@ import pytest_asyncio
 from libs.kernel.errors import InDoubt, Unavailable
 from libs.kernel.money import Money
 from services.payment.adapters.processor import ANSWER_BYTES_MAX, HttpProcessor
-from services.payment.domain import Charged, Declined, Payment, Status, Verdict, payment_id_of
+from services.payment.domain import Charged, Declined, GivenUp, Payment, Status, Verdict, payment_id_of
 from services.payment.ports import Processor
 from services.psp.domain import Conduct, conduct
 from tests.conftest import MakeDatabase
@@ -87,6 +87,42 @@ async def test_asking_twice_refunds_once(processor: Processor) -> None:
     assert await processor.charge(payment()) == verdict
 
 
+async def authorised(processor: Processor, transaction_id: str = "t1") -> Payment:
+    """A payment as it is once its authorisation is known."""
+    wanted = replace(payment(transaction_id), status=Status.AUTHORISING)
+    verdict = await processor.authorise(wanted)
+    assert isinstance(verdict, Charged)
+    return replace(wanted, status=Status.AUTHORISED, processor_reference=verdict.reference)
+
+
+async def test_what_is_authorised_twice_is_captured_once_and_can_be_refunded(processor: Processor) -> None:
+    held = await authorised(processor)
+    assert await authorised(processor) == held
+    for _ in range(2):
+        await processor.capture(held)
+    assert await authorised(processor) == held
+    await processor.refund(replace(held, status=Status.REFUNDING))
+
+
+async def test_a_declined_card_is_not_authorised(processor: Processor) -> None:
+    for _ in range(2):
+        verdict = await processor.authorise(replace(payment(card="tok_declined"), status=Status.AUTHORISING))
+        assert verdict == Declined("card-declined", "the issuer declined the card")
+
+
+async def test_what_was_voided_is_no_authorisation_any_more(processor: Processor) -> None:
+    held = await authorised(processor)
+    for _ in range(2):
+        await processor.void(held)
+    assert await processor.authorise(held) == GivenUp()
+
+
+async def test_an_authorisation_that_arrives_after_its_void_is_none(processor: Processor) -> None:
+    late = replace(payment(), status=Status.AUTHORISING)
+    await processor.void(late)
+    assert await processor.authorise(late) == GivenUp()
+
+
 # What the cards do to the one over HTTP.
 
 
@@ -145,6 +181,19 @@ async def test_a_key_that_the_processor_knows_otherwise_stays_in_doubt(psp: http
         await processor.charge(payment())
         with pytest.raises(InDoubt, match="422"):
             await processor.charge(replace(payment(), amount=Money(1, "EUR")))
+
+
+async def test_what_was_captured_cannot_be_voided_nor_what_was_voided_captured(psp: httpx.AsyncClient) -> None:
+    async with calling(str(psp.base_url)) as processor:
+        one, other = await authorised(processor), await authorised(processor, "t2")
+        await processor.capture(one)
+        await processor.void(other)
+        with pytest.raises(InDoubt, match="409"):
+            await processor.void(one)
+        with pytest.raises(InDoubt, match="409"):
+            await processor.capture(other)
+    statuses = [charge["status"] for charge in (await psp.get("/v1/charges")).json()["charges"]]
+    assert statuses == ["captured", "voided"]
 
 
 async def test_what_cannot_be_refunded_stays_in_doubt(psp: httpx.AsyncClient) -> None:

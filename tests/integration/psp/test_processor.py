@@ -25,15 +25,29 @@ async def psp(database: str) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def charge(
-    psp: httpx.AsyncClient, key: str, card: str = "tok_ok", amount: int = 4900, reference: str = ""
+    psp: httpx.AsyncClient, key: str, card: str = "tok_ok", amount: int = 4900, reference: str = "", **more: Any
 ) -> httpx.Response:
-    body = {"amount_minor": amount, "currency": "EUR", "card_token": card, "reference": reference or key}
+    body = {"amount_minor": amount, "currency": "EUR", "card_token": card, "reference": reference or key, **more}
     return await psp.post("/v1/charges", json=body, headers={"Idempotency-Key": key})
 
 
 async def refund(psp: httpx.AsyncClient, charge_id: str, key: str, amount: int = 4900) -> httpx.Response:
     body = {"amount_minor": amount}
     return await psp.post(f"/v1/charges/{charge_id}/refunds", json=body, headers={"Idempotency-Key": key})
+
+
+async def authorise(psp: httpx.AsyncClient, key: str, card: str = "tok_ok", amount: int = 4900) -> httpx.Response:
+    return await charge(psp, key, card, amount, capture=False)
+
+
+async def end(psp: httpx.AsyncClient, charge_id: str, how: str) -> httpx.Response:
+    return await psp.post(f"/v1/charges/{charge_id}/{how}")
+
+
+async def reverse(psp: httpx.AsyncClient, key: str, amount: int = 4900) -> httpx.Response:
+    """Voids whatever is, or will be, authorised under a key."""
+    body = {"key": key, "amount_minor": amount, "currency": "EUR", "reference": key}
+    return await psp.post("/v1/voids", json=body)
 
 
 async def charges(psp: httpx.AsyncClient, **query: str | int) -> list[dict[str, Any]]:
@@ -164,6 +178,97 @@ async def test_charges_are_listed_without_gaps(psp: httpx.AsyncClient) -> None:
     assert await listed("ref1") == [made[1], made[3]]
 
 
+# Authorisations.
+
+
+async def statuses(psp: httpx.AsyncClient) -> list[str]:
+    return [str(one["status"]) for one in await charges(psp)]
+
+
+async def test_what_is_authorised_is_captured_once(psp: httpx.AsyncClient) -> None:
+    held = (await authorise(psp, "k")).json()
+    assert (held["status"], held["capture"]) == ("authorised", False)
+    assert (await authorise(psp, "k")).json() == held
+    taken = await end(psp, held["charge_id"], "captures")
+    assert (taken.status_code, taken.json()) == (201, held | {"status": "captured"})
+    assert (await end(psp, held["charge_id"], "captures")).json() == taken.json()
+    assert (await authorise(psp, "k")).json() == taken.json()
+    assert await charges(psp, key="k") == [taken.json()]
+    assert (await refund(psp, held["charge_id"], "r")).status_code == 201
+
+
+async def test_what_is_voided_is_never_charged(psp: httpx.AsyncClient) -> None:
+    held = (await authorise(psp, "k")).json()
+    for _ in range(2):
+        assert (await end(psp, held["charge_id"], "voids")).json() == held | {"status": "voided"}
+    assert problem(await end(psp, held["charge_id"], "captures")) == (409, "charge-voided")
+    assert problem(await authorise(psp, "k")) == (409, "charge-voided")
+    assert problem(await refund(psp, held["charge_id"], "r")) == (409, "refund-too-large")
+    assert await statuses(psp) == ["voided"]
+
+
+async def test_a_void_that_overtakes_its_authorisation_keeps_it_from_arriving(psp: httpx.AsyncClient) -> None:
+    voided = (await reverse(psp, "k")).json()
+    assert (await reverse(psp, "k")).json() == voided
+    assert problem(await authorise(psp, "k")) == problem(await charge(psp, "k")) == (409, "charge-voided")
+    assert await charges(psp) == [voided]
+    assert voided["status"] == "voided"
+
+
+async def test_a_void_by_key_finds_the_authorisation(psp: httpx.AsyncClient) -> None:
+    held = (await authorise(psp, "k")).json()
+    assert (await reverse(psp, "k")).json() == held | {"status": "voided"}
+
+
+async def test_a_void_by_key_names_what_was_authorised(psp: httpx.AsyncClient) -> None:
+    await authorise(psp, "k")
+    assert problem(await reverse(psp, "k", amount=1)) == (422, "idempotency-key-reused")
+    assert await statuses(psp) == ["authorised"]
+
+
+async def test_what_was_taken_is_not_voided(psp: httpx.AsyncClient) -> None:
+    charge_id = (await charge(psp, "k")).json()["charge_id"]
+    assert problem(await end(psp, charge_id, "voids")) == (409, "charge-captured")
+    assert problem(await reverse(psp, "k")) == (409, "charge-captured")
+    assert await statuses(psp) == ["captured"]
+
+
+async def test_what_is_only_authorised_cannot_be_refunded(psp: httpx.AsyncClient) -> None:
+    charge_id = (await authorise(psp, "k")).json()["charge_id"]
+    assert problem(await refund(psp, charge_id, "r")) == (409, "refund-too-large")
+
+
+async def test_a_key_stands_for_a_charge_or_for_an_authorisation(psp: httpx.AsyncClient) -> None:
+    await charge(psp, "k1")
+    await authorise(psp, "k2")
+    assert problem(await authorise(psp, "k1")) == problem(await charge(psp, "k2")) == (422, "idempotency-key-reused")
+
+
+@pytest.mark.parametrize("how", ["captures", "voids"])
+async def test_what_was_never_authorised_does_not_end(psp: httpx.AsyncClient, how: str) -> None:
+    assert problem(await end(psp, "ch_none", how)) == (404, "not-found")
+
+
+async def test_captures_and_voids_at_once_end_each_authorisation_in_one_way(psp: httpx.AsyncClient) -> None:
+    held = [(await authorise(psp, f"k{number}")).json()["charge_id"] for number in range(10)]
+    await asyncio.gather(
+        *(end(psp, charge_id, "captures") for charge_id in held),
+        *(end(psp, charge_id, "voids") for charge_id in reversed(held)),
+        *(reverse(psp, f"k{number}") for number in range(10)),
+    )
+    for charge_id, status in zip(held, await statuses(psp), strict=True):
+        other = "voids" if status == "captured" else "captures"
+        assert problem(await end(psp, charge_id, other)) == (409, f"charge-{status}")
+
+
+async def test_a_card_that_misbehaves_does_so_when_it_is_authorised(psp: httpx.AsyncClient) -> None:
+    assert problem(await authorise(psp, "k1", "tok_declined")) == (402, "card-declined")
+    with pytest.raises(httpx.RemoteProtocolError):
+        await authorise(psp, "k2", "tok_lost_response")
+    assert (await charges(psp, key="k2"))[0]["status"] == "authorised"
+    assert (await authorise(psp, "k2", "tok_lost_response")).status_code == 201
+
+
 NONSENSE = (
     "",
     "{}",
@@ -181,6 +286,11 @@ async def test_a_request_that_makes_no_sense_is_refused(psp: httpx.AsyncClient) 
     for body in NONSENSE:
         response = await psp.post("/v1/charges", content=body, headers={"Idempotency-Key": "k"})
         assert problem(response) == (400, "invalid-request"), body
+
+
+async def test_a_void_that_makes_no_sense_is_refused(psp: httpx.AsyncClient) -> None:
+    for body in ("", "{}", '{"key": "a b", "amount_minor": 1, "currency": "EUR", "reference": "r"}'):
+        assert problem(await psp.post("/v1/voids", content=body)) == (400, "invalid-request"), body
 
 
 async def test_every_charge_and_refund_needs_a_key(psp: httpx.AsyncClient) -> None:

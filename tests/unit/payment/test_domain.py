@@ -1,20 +1,26 @@
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
-from libs.kernel.errors import Invalid
+from libs.kernel.errors import Invalid, Refused
 from libs.kernel.money import Money
 from services.payment.domain import (
     TRANSITIONS,
     Charged,
     Declined,
+    GivenUp,
     Payment,
     Status,
+    captured,
     checked,
     judged,
     moved,
     payment_id_of,
     refunded,
+    voided,
+    wanted_back,
+    wanted_for_good,
 )
 
 PAYMENT = Payment(
@@ -39,6 +45,40 @@ def test_a_charge_moves_the_money_from_the_customer_to_the_merchant() -> None:
 def test_a_declined_card_moves_nothing() -> None:
     payment, entry = judged(PAYMENT, Declined("card-declined", "no"))
     assert (payment.status, payment.decline_code, entry) == (Status.DECLINED, "card-declined", None)
+
+
+AUTHORISING = replace(PAYMENT, status=Status.AUTHORISING)
+
+
+def test_an_authorisation_moves_nothing_until_it_is_captured() -> None:
+    held, nothing = judged(AUTHORISING, Charged("ch_1"))
+    assert (held.status, held.processor_reference, nothing) == (Status.AUTHORISED, "ch_1", None)
+    payment, entry = captured(wanted_for_good(held))
+    assert (payment.status, entry.memo, entry.debit) == (Status.CHARGED, "charge", "customer:ada")
+
+
+def test_an_authorisation_that_is_wanted_back_is_voided_and_never_was_a_charge() -> None:
+    held, _ = judged(AUTHORISING, Charged("ch_1"))
+    for payment in (AUTHORISING, held):
+        assert voided(wanted_back(payment)).status is Status.VOIDED
+
+
+def test_what_is_wanted_back_while_it_is_captured_goes_straight_on_to_its_refund() -> None:
+    held, _ = judged(AUTHORISING, Charged("ch_1"))
+    payment, entry = captured(wanted_back(wanted_for_good(held)))
+    assert (payment.status, entry.memo) == (Status.REFUNDING, "charge")
+
+
+def test_an_authorisation_that_the_processor_gave_up_is_voided_with_a_reason() -> None:
+    payment, entry = judged(AUTHORISING, GivenUp())
+    assert (payment.status, payment.decline_code, entry) == (Status.VOIDED, "authorisation-voided", None)
+
+
+@pytest.mark.parametrize("payment", [None, replace(PAYMENT, status=Status.DECLINED)])
+def test_what_holds_no_money_cannot_be_confirmed(payment: Payment | None) -> None:
+    with pytest.raises(Refused) as refused:
+        wanted_for_good(payment)
+    assert refused.value.code == "nothing-held"
 
 
 def test_a_refund_is_the_mirror_of_the_charge() -> None:

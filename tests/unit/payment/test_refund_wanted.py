@@ -34,7 +34,7 @@ CHARGING = Payment(
     status=Status.CHARGING,
     created_at=datetime(2026, 1, 31, tzinfo=UTC),
 )
-PAST_CHARGING = sorted(set(Status) - {Status.CHARGING, Status.CHARGED})
+HOLDS_NOTHING = sorted({Status.DECLINED, Status.VOIDING, Status.VOIDED, Status.REFUNDING, Status.REFUNDED})
 
 verdicts = st.sampled_from([Charged("ch_1"), Declined("card-declined", "no")])
 
@@ -58,7 +58,7 @@ def test_money_that_was_taken_is_given_back_at_once() -> None:
     assert wanted_back(replace(CHARGING, status=Status.CHARGED)).status is Status.REFUNDING
 
 
-@pytest.mark.parametrize("status", PAST_CHARGING)
+@pytest.mark.parametrize("status", HOLDS_NOTHING)
 def test_asking_again_for_the_money_changes_nothing(status: Status) -> None:
     payment = replace(CHARGING, status=status)
     assert wanted_back(payment) == payment

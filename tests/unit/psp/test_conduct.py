@@ -1,5 +1,7 @@
 """How each card fares, try by try."""
 
+from dataclasses import replace
+
 import pytest
 
 from libs.kernel.errors import Invalid, Mismatch, NotFound, Refused
@@ -9,11 +11,16 @@ from services.psp.domain import (
     Charge,
     ChargeRequest,
     Conduct,
+    Ending,
     Refund,
     RefundRequest,
+    Reversal,
+    Status,
     charge_outcome,
     conduct,
+    ending_outcome,
     refund_outcome,
+    reversal_outcome,
 )
 
 KEYS = [f"pay_{number}" for number in range(50)]
@@ -97,3 +104,39 @@ def test_a_key_does_not_refund_two_things() -> None:
     assert refund_outcome(request, kept, charge_exists=True) is kept
     for other in (Refund("pay_1/refund", "ch_2", 4900), Refund("pay_1/refund", "ch_1", 1)):
         assert isinstance(refund_outcome(request, other, charge_exists=True), Mismatch)
+
+
+HELD = Charge("ch_1", "pay_1", "pay_1", 4900, "EUR", 0, capture=False, status=Status.AUTHORISED)
+REVERSAL = Reversal("pay_1", "pay_1", 4900, "EUR")
+
+
+def test_a_key_that_was_voided_charges_nothing_any_more() -> None:
+    voided = replace(HELD, status=Status.VOIDED)
+    for request in (REQUEST, replace(REQUEST, capture=False)):
+        refused = charge_outcome(request, voided)
+        assert isinstance(refused, Refused)
+        assert refused.code == "charge-voided"
+
+
+def test_a_key_stands_for_a_charge_or_for_an_authorisation() -> None:
+    assert isinstance(charge_outcome(REQUEST, HELD), Mismatch)
+    assert isinstance(charge_outcome(replace(REQUEST, capture=False), CHARGE), Mismatch)
+    captured = replace(HELD, status=Status.CAPTURED)
+    assert charge_outcome(replace(REQUEST, capture=False), captured) is captured
+
+
+def test_an_authorisation_ends_once_and_in_one_way() -> None:
+    for status, other in ((Status.CAPTURED, Status.VOIDED), (Status.VOIDED, Status.CAPTURED)):
+        ended = replace(HELD, status=status)
+        assert ending_outcome(Ending("ch_1", status), ended) is ended
+        refused = ending_outcome(Ending("ch_1", other), ended)
+        assert isinstance(refused, Refused)
+        assert refused.code == f"charge-{status}"
+    assert isinstance(ending_outcome(Ending("ch_2", Status.VOIDED), None), NotFound)
+
+
+def test_a_reversal_takes_back_what_it_names() -> None:
+    voided = replace(HELD, status=Status.VOIDED)
+    assert reversal_outcome(REVERSAL, voided) is voided
+    assert isinstance(reversal_outcome(replace(REVERSAL, amount_minor=1), voided), Mismatch)
+    assert isinstance(reversal_outcome(REVERSAL, CHARGE), Refused)

@@ -8,9 +8,9 @@ import pytest
 from libs.kernel.errors import Overloaded
 from libs.runtime.batching import Batcher
 from libs.runtime.clock import ManualClock
-from services.psp.domain import FAILING_TRIES, Charge, ChargeRequest, Refund, RefundRequest
+from services.psp.domain import FAILING_TRIES, Charge, ChargeRequest, Ending, Refund, RefundRequest, Reversal
 from services.psp.entrypoints import http
-from services.psp.entrypoints.http import Desk
+from services.psp.entrypoints.http import Desk, Work
 
 
 class NoMemory:
@@ -24,6 +24,12 @@ class NoMemory:
     async def refund(self, requests: Sequence[RefundRequest]) -> Sequence[Refund]:
         return [Refund(one.key, one.charge_id, one.amount_minor) for one in requests]
 
+    async def end(self, requests: Sequence[Ending]) -> Sequence[Charge]:
+        raise NotImplementedError
+
+    async def reverse(self, requests: Sequence[Reversal]) -> Sequence[Charge]:
+        raise NotImplementedError
+
     async def page(self, reference: str, after: str, limit: int) -> tuple[list[Charge], str]:
         return [], ""
 
@@ -32,7 +38,13 @@ class NoMemory:
 
 
 def desk_at(clock: ManualClock, memory: NoMemory) -> Desk:
-    return Desk(Batcher("charges", memory.charge), Batcher("refunds", memory.refund), memory, clock, 1.5)
+    work = Work(
+        Batcher("charges", memory.charge),
+        Batcher("refunds", memory.refund),
+        Batcher("endings", memory.end),
+        Batcher("reversals", memory.reverse),
+    )
+    return Desk(work, memory, clock, 1.5)
 
 
 def wanted(card: str, key: str = "k") -> ChargeRequest:
