@@ -93,6 +93,10 @@ demo: $(STAMP) ## Start the platform, place 500 orders, kill services on the way
 bench: $(STAMP) ## Measure finished orders per second, latency and CPU per order
 	$(BIN)/dockyard bench --coordination orchestrated --concurrency 64 --seconds 15 $(ARGS)
 
+.PHONY: compare
+compare: $(STAMP) ## Measure every coordination style in turns: same orders, same faults, one table
+	$(BIN)/dockyard compare $(ARGS)
+
 .PHONY: up
 up: $(STAMP) ## Start the platform in the background
 	$(BIN)/dockyard up --detach $(ARGS)

@@ -36,7 +36,11 @@ VERSION = text("SELECT version_num FROM alembic_version")
 ALIVE = text("SELECT 1")
 
 
-class SchemaStale(Exception):
+class CannotStart(Exception):
+    """The environment does not let this process start; the message says what to do."""
+
+
+class SchemaStale(CannotStart):
     """The database's schema is not the one this code was written for."""
 
 

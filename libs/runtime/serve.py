@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 
 from libs.kernel.errors import DockyardError
 from libs.runtime import failpoints
-from libs.runtime.database import SchemaStale
+from libs.runtime.database import CannotStart
 from libs.runtime.settings import ServiceSettings, SettingsInvalid, load
 from libs.telemetry.logs import configure_logging, get_logger
 from libs.telemetry.tracing import configure_tracing
@@ -38,10 +38,6 @@ log = get_logger(__name__)
 S = TypeVar("S", bound=ServiceSettings)
 
 Loop = Callable[[], Awaitable[None]]
-
-
-class CannotStart(Exception):
-    """The environment does not let this process start; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +93,7 @@ def _run(name: str, work: Callable[[], "Awaitable[None]"]) -> int:
 
     try:
         uvloop.run(run())
-    except (CannotStart, SchemaStale) as error:
+    except CannotStart as error:
         return _say(f"{name} cannot start: {error}", EXIT_ENVIRONMENT)
     except DockyardError as error:
         return _say(

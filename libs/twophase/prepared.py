@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.kernel.errors import InDoubt, Overloaded, Unavailable
-from libs.runtime.database import Database
+from libs.runtime.database import CannotStart, Database
 from libs.runtime.database_failures import sqlstate
 from libs.runtime.failpoints import declare, failpoint
 
@@ -44,7 +44,7 @@ OVERDUE = text(
 )
 
 
-class CannotPrepare(Exception):
+class CannotPrepare(CannotStart):
     """The server does not allow prepared transactions; the message says what to set."""
 
 

@@ -83,6 +83,7 @@ async def build(settings: InventorySettings) -> AsyncIterator[Entrances]:
         await database.check_schema(MIGRATIONS)
 
         inventory = Inventory.of(database, settings)
+        await inventory.prepared.check()
         lease_ms = int(settings.hold_lease_seconds * 1000)
         desk = Desk(inventory.commands, inventory.endings, inventory.preparations, inventory.queries, lease_ms)
         loops: list[Loop] = []

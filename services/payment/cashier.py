@@ -167,8 +167,10 @@ class Cashier:
             raise InDoubt(error.message, code=error.code, retry_after_seconds=error.retry_after_seconds) from error
 
     async def _charge(self, key: Key, payment: Payment, seconds_max: float = ROUND_SECONDS_MAX) -> Done:
-        ask = self._processor.authorise if payment.status is Status.AUTHORISING else self._processor.charge
-        with span(names.CHARGE_CARD, attributes={names.TRANSACTION_ID: payment.transaction_id}):
+        holding = payment.status is Status.AUTHORISING
+        ask = self._processor.authorise if holding else self._processor.charge
+        name = names.AUTHORISE_CARD if holding else names.CHARGE_CARD
+        with span(name, attributes={names.TRANSACTION_ID: payment.transaction_id}):
             verdict = await self._ask(lambda: ask(payment), seconds_max)
         return await self._settling.submit(SettleCharge(key, verdict))
 
@@ -177,7 +179,7 @@ class Cashier:
             await self._clear_up(payment)
             begun = await self._beginning.submit(capturing(key.transaction_id, key.step))
             return begun if isinstance(begun, Done) else await self._capture(key, begun.payment)
-        with span(names.CHARGE_CARD, attributes={names.TRANSACTION_ID: payment.transaction_id}):
+        with span(names.CAPTURE_CARD, attributes={names.TRANSACTION_ID: payment.transaction_id}):
             await self._ask(lambda: self._processor.capture(payment), ROUND_SECONDS_MAX)
         return await self._settling.submit(SettleCapture(key))
 
@@ -188,7 +190,8 @@ class Cashier:
             return begun if isinstance(begun, Done) else await self._take_back(key, begun.payment)
         voiding = payment.status is Status.VOIDING
         ask = self._processor.void if voiding else self._processor.refund
-        with span(names.REFUND_CARD, attributes={names.TRANSACTION_ID: payment.transaction_id}):
+        name = names.VOID_CARD if voiding else names.REFUND_CARD
+        with span(name, attributes={names.TRANSACTION_ID: payment.transaction_id}):
             await self._ask(lambda: ask(payment), ROUND_SECONDS_MAX)
         return await self._settling.submit(SettleVoid(key) if voiding else SettleRefund(key))
 

@@ -93,6 +93,7 @@ async def build(settings: PaymentSettings) -> AsyncIterator[Entrances]:
         closing.push_async_callback(processor.close)
 
         payment = Payment.of(database, processor, settings)
+        await payment.prepared.check()
         lease_ms = int(settings.hold_lease_seconds * 1000)
         desk = Desk(payment.cashier, payment.preparations, payment.queries, payment.clock, lease_ms)
         loops: list[Loop] = [

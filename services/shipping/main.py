@@ -80,6 +80,7 @@ async def build(settings: ShippingSettings) -> AsyncIterator[Entrances]:
         await database.check_schema(MIGRATIONS)
 
         shipping = Shipping.of(database, settings)
+        await shipping.prepared.check()
         lease_ms = int(settings.hold_lease_seconds * 1000)
         desk = Desk(shipping.commands, shipping.preparations, shipping.queries, shipping.clock, lease_ms)
         loops: list[Loop] = []

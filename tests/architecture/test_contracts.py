@@ -37,7 +37,7 @@ NEVER: Mapping[str, Sequence[tuple[str, str]]] = {
         *((f"libs.{lower}.planted", f"libs.{higher}.planted") for lower, higher in pairwise(LIBRARIES_UPWARDS)),
         ("libs.messaging.planted", "libs.eventsourcing.planted"),
         ("libs.eventsourcing.planted", "libs.tcc.planted"),
-        ("libs.tcc.planted", "libs.messaging.planted"),
+        ("libs.tcc.planted", "libs.choreography.planted"),
     ],
     "services-meet-in-contracts": [
         (f"services.{one}.adapters.planted", f"services.{other}.adapters.planted")

@@ -1,15 +1,28 @@
 """Prepared transactions on a real PostgreSQL: a vote survives, an outcome comes once, what is forgotten is found."""
 
+import os
+import secrets
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from dockyard.local.account import server_account
+from dockyard.local.ports import free_port
+from dockyard.local.postgres import (
+    PostgresPlan,
+    find_binaries,
+    initialise,
+    reachable,
+    start_postgres,
+    stop_postgres,
+)
 from libs.kernel.errors import Refused, Unavailable
 from libs.runtime.database import Database
-from libs.twophase.prepared import Prepared
+from libs.twophase.prepared import CannotPrepare, Prepared
 from tests.conftest import MakeDatabase
 
 
@@ -92,5 +105,32 @@ async def test_what_nobody_decides_is_found(database: Database, prepared: Prepar
     await prepared.roll_back("o1")
 
 
-async def test_a_server_that_allows_none_is_one_sentence(prepared: Prepared) -> None:
+async def test_a_server_that_allows_prepared_transactions_will_do(prepared: Prepared) -> None:
     await prepared.check()
+
+
+@pytest_asyncio.fixture
+async def reluctant(server_directory: Path) -> AsyncIterator[Database]:
+    """A server as PostgreSQL comes: it allows no prepared transactions."""
+    account = server_account()
+    home = server_directory / "reluctant"
+    binaries = reachable(find_binaries(os.environ.get("PATH", "")), account, server_directory / "installed")
+    plan = PostgresPlan(
+        data=home,
+        log=server_directory / "reluctant.log",
+        port=free_port(),
+        password=secrets.token_urlsafe(16),
+        account=account,
+        settings=(("max_prepared_transactions", "0"),),
+    )
+    initialise(binaries, plan, sync=False)
+    process = start_postgres(binaries, plan)
+    database = Database.open(plan.admin_url, 1, "test")
+    yield database
+    await database.close()
+    stop_postgres(process)
+
+
+async def test_a_server_that_allows_none_is_one_sentence(reluctant: Database) -> None:
+    with pytest.raises(CannotPrepare, match="set max_prepared_transactions = 256"):
+        await Prepared(reluctant, "test").check()
