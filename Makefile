@@ -75,7 +75,7 @@ proto-check: proto ## Fail unless the stubs are fresh, the contracts lint clean 
 
 .PHONY: test
 test: $(STAMP) ## Run every test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 .PHONY: test-unit
 test-unit: $(STAMP) ## Run the tests that start no process and open no socket

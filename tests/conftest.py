@@ -5,6 +5,7 @@ import os
 import secrets
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,28 @@ PASSWORD = secrets.token_urlsafe(16)
 FIRST_OFFSET = 2_000 + os.getpid() % 700 * 20
 OFFSETS_APART = 20
 REDIS_DATABASES = 16
+
+
+# What tests record under these names is told when all have run: what the list is of, and how it is counted.
+KILLED, EXPLORED = "killed", "explored"
+TOLD = {
+    KILLED: ("killed here, and ended as if nothing had happened", "failpoints, all converged"),
+    EXPLORED: ("every interleaving", "models, every promise kept in each of their states"),
+}
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Of tests that passed, in whichever process they ran."""
+    passed = [report for report in terminalreporter.stats.get("passed", []) if report.when == "call"]
+    for name, (what, counted) in TOLD.items():
+        lines = sorted(str(value) for report in passed for key, value in report.user_properties if key == name)
+        if lines:
+            terminalreporter.section(what)
+            for line in lines:
+                terminalreporter.write_line(line)
+            kinds = Counter(line.split()[0] for line in lines)
+            by_kind = f": {', '.join(f'{count} {kind}' for kind, count in kinds.items())}" if len(kinds) > 1 else ""
+            terminalreporter.write_line(f"{len(lines)} {counted}{by_kind}")
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.choreography.rules import Part, Rule
@@ -31,20 +31,27 @@ class Reaction:
     traceparent: str
 
 
-def types_of(part: Part) -> list[str]:
-    """The full types of the events a service waits for, as its consumer wants them."""
-    return [PACKAGE + event for event in part.events]
+def concerns(part: Part, delivery: Delivery) -> bool:
+    """Whether this event calls for something; an order of another style calls for nothing.
+
+    What cannot be read concerns everybody: whoever applies it will say what is wrong.
+    """
+    name = delivery.type.removeprefix(PACKAGE)
+    if name != events_pb2.OrderPlaced.DESCRIPTOR.name or name not in part.events:
+        return name in part.events
+    try:
+        return events_pb2.OrderPlaced.FromString(delivery.data).coordination == CHOREOGRAPHED
+    except DecodeError:
+        return True
 
 
 def reactions(part: Part, deliveries: Sequence[Delivery]) -> list[Reaction]:
-    """What these events call for; an order of another style calls for nothing. Raises DecodeError for no event."""
+    """What these events call for. Raises DecodeError for no event."""
     found = []
     for delivery in deliveries:
-        name = delivery.type.removeprefix(PACKAGE)
-        if name not in part.events:
-            continue
-        event: Any = MESSAGES[name].FromString(delivery.data)
-        if not isinstance(event, events_pb2.OrderPlaced) or event.coordination == CHOREOGRAPHED:
+        if concerns(part, delivery):
+            name = delivery.type.removeprefix(PACKAGE)
+            event = MESSAGES[name].FromString(delivery.data)
             found.append(Reaction(part.on(name), event, delivery.subject, delivery.traceparent))
     return found
 

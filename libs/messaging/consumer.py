@@ -1,6 +1,6 @@
 """A consumer: what arrives is deduplicated, applied and acknowledged, in that order, a batch at a time."""
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from sqlalchemy import LargeBinary, Text, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -107,8 +107,7 @@ class Consumer:
 
     Deduplication, effect and outgoing events are one transaction; the acknowledgement comes after it. A message that
     keeps failing is parked and blocks only its own subject: what follows on that subject is parked behind it, in order.
-    Events of other than `types` are passed over; without any all are taken. `after_commit` is told of each transaction
-    that had an effect.
+    Events that it is not concerned with are passed over. `after_commit` is told of each transaction that had an effect.
     """
 
     def __init__(  # noqa: PLR0913  (what is consumed, from where, and what for)
@@ -120,7 +119,7 @@ class Consumer:
         apply: Apply,
         clock: Clock,
         *,
-        types: Collection[str] = (),
+        concerns: Callable[[Delivery], bool] = lambda _: True,
         name: str = "local",
         after_commit: Callable[[], None] = lambda: None,
     ) -> None:
@@ -133,7 +132,7 @@ class Consumer:
         self._apply = apply
         self._clock = clock
         self._name = name
-        self._types = frozenset(types)
+        self._concerns = concerns
         self._parked: set[str] | None = None
         self._resuming = True
         self._upkeep_due = 0.0
@@ -169,13 +168,10 @@ class Consumer:
 
     async def _finish(self, deliveries: Sequence[Delivery]) -> int:
         if deliveries:
-            await self._consume([delivery for delivery in deliveries if self._concerns_us(delivery)])
+            # What is of no interest need not be remembered either: it is only acknowledged.
+            await self._consume([delivery for delivery in deliveries if self._concerns(delivery)])
             await self._broker.acknowledge(self._group, deliveries)
         return len(deliveries)
-
-    def _concerns_us(self, delivery: Delivery) -> bool:
-        """What is of no interest need not be remembered either: it is only acknowledged."""
-        return not self._types or delivery.type in self._types
 
     async def _consume(self, deliveries: Sequence[Delivery]) -> None:
         parked = await self._parked_subjects()

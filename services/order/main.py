@@ -234,7 +234,7 @@ def _consumers(ordering: Ordering, broker: RedisStreamsBroker, settings: OrderSe
         [CHECKOUTS_TOPIC],
         heard.apply,
         clock,
-        types=TYPES,
+        concerns=lambda delivery: delivery.type in TYPES,
         name=name,
         after_commit=heard.tell,
     )

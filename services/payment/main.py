@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 
-from libs.choreography.events import CHECKOUTS_TOPIC, types_of
+from libs.choreography.events import CHECKOUTS_TOPIC, concerns
 from libs.coordination.inquiry import Inquiry
 from libs.coordination.remote import RemoteCoordinator
 from libs.messaging.consumer import Consumer
@@ -138,7 +138,7 @@ def _messaging(payment: Payment, broker: RedisStreamsBroker, settings: PaymentSe
         [CHECKOUTS_TOPIC],
         checkouts.apply,
         payment.clock,
-        types=types_of(PART),
+        concerns=partial(concerns, PART),
         name=settings.instance,
         after_commit=checkouts.committed,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 
-from libs.choreography.events import CHECKOUTS_TOPIC, types_of
+from libs.choreography.events import CHECKOUTS_TOPIC, concerns
 from libs.coordination.inquiry import Inquiry
 from libs.coordination.remote import RemoteCoordinator
 from libs.messaging.consumer import Consumer
@@ -118,7 +118,7 @@ def _messaging(shipping: Shipping, broker: RedisStreamsBroker, settings: Shippin
         [ORDERS_TOPIC],
         units.apply_orders,
         clock,
-        types=[ORDER_CONFIRMED],
+        concerns=lambda delivery: delivery.type == ORDER_CONFIRMED,
         name=settings.instance,
     )
     checkouts = Consumer(
@@ -128,7 +128,7 @@ def _messaging(shipping: Shipping, broker: RedisStreamsBroker, settings: Shippin
         [CHECKOUTS_TOPIC],
         Checkouts(units, settings.days_ahead, clock, shipping.ids).apply,
         clock,
-        types=types_of(PART),
+        concerns=partial(concerns, PART),
         name=settings.instance,
         after_commit=relay.nudge,
     )

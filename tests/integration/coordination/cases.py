@@ -113,7 +113,8 @@ def messages_arrive_twice(yard: Yard, style: str) -> None:
             _twice_at_rest(yard, order_id)
         else:
             _commands_twice(yard, style, order_id, ship_to)
-        expect(yard.at_rest(order_id) == left, f"a repeat changed what {order_id} left behind")
+        again = yard.at_rest(order_id)
+        expect(again == left, f"a repeat changed what {order_id} left behind: {again}, not {left}")
         yard.check(style, order_id)
 
 

@@ -1,4 +1,4 @@
-"""One platform for the whole contract, whose services the tests kill as they like; and the list of where they did."""
+"""One platform for the whole contract, whose services the tests kill as they like."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,6 @@ SETTINGS = {
     "order": {"allow_naive": "true", "choreography_deadline_seconds": "20"},
     "payment": {"resume_after_seconds": "0.5", "resume_every_seconds": "0.5"},
 }
-CONVERGED = pytest.StashKey[dict[str, list[str]]]()
 
 
 @pytest.fixture(scope="session")
@@ -35,21 +34,3 @@ UNOBTAINABLE = {
     "price": {"minor_units": 100, "currency": "EUR"},
     "on_hand": 0,
 }
-
-
-@pytest.fixture(scope="session")
-def converged(request: pytest.FixtureRequest) -> dict[str, list[str]]:
-    """Where each style's orders were killed and ended all the same."""
-    return request.config.stash.setdefault(CONVERGED, {})
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    found = config.stash.get(CONVERGED, {})
-    if not found:
-        return
-    terminalreporter.section("killed here, and ended as if nothing had happened")
-    for style, points in sorted(found.items()):
-        for point in points:
-            terminalreporter.write_line(f"{style:14} {point}")
-    counts = ", ".join(f"{len(points)} {style}" for style, points in sorted(found.items()))
-    terminalreporter.write_line(f"{sum(map(len, found.values()))} failpoints, all converged: {counts}")

@@ -3,7 +3,7 @@
 What an order left behind afterwards is what one of the same kind left that nobody disturbed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -14,6 +14,7 @@ from libs.messaging.relay import AFTER_PUBLISH, BEFORE_PUBLISH
 from libs.saga.executor import failpoints_of
 from services.order.domain import ORCHESTRATED, TCC, TWO_PHASE
 from services.order.saga import CHECKOUTS
+from tests.conftest import KILLED
 from tests.e2e.shop import ANTARCTICA, HARBOUR
 from tests.integration.coordination.yard import Yard
 
@@ -110,7 +111,7 @@ def test_killed_here_the_order_ends_as_if_nothing_had_happened(
     point: Point,
     yard: Yard,
     undisturbed: dict[tuple[str, str], dict[str, Any]],
-    converged: dict[str, list[str]],
+    record_property: Callable[[str, object], None],
 ) -> None:
     wanted = yard.wanted(point.style, ship_to=SCENARIOS[point.outcome])
     yard.restart(point.service, point.failpoint)
@@ -123,7 +124,7 @@ def test_killed_here_the_order_ends_as_if_nothing_had_happened(
     order_id = yard.ending(wanted)["order_id"]
     assert yard.at_rest(order_id) == undisturbed[point.style, point.outcome]
     yard.check(point.style, order_id)
-    converged.setdefault(point.style, []).append(f"{point.outcome:10} {point.service:10} {point.failpoint}")
+    record_property(KILLED, f"{point.style:14} {point.outcome:10} {point.service:10} {point.failpoint}")
 
 
 @pytest.mark.parametrize("failpoint", TAKEOVERS)
@@ -133,7 +134,7 @@ def test_killed_again_while_taking_over_the_order_ends_all_the_same(
     failpoint: str,
     yard: Yard,
     undisturbed: dict[tuple[str, str], dict[str, Any]],
-    converged: dict[str, list[str]],
+    record_property: Callable[[str, object], None],
 ) -> None:
     first = f"saga.after-call:{CHECKOUTS[style].steps[2].name}.do"
     wanted = yard.wanted(style)
@@ -149,7 +150,7 @@ def test_killed_again_while_taking_over_the_order_ends_all_the_same(
     order_id = yard.ending(wanted)["order_id"]
     assert yard.at_rest(order_id) == undisturbed[style, "confirmed"]
     yard.check(style, order_id)
-    converged.setdefault(style, []).append(f"{'confirmed':10} {'order':10} {first}, then {failpoint}")
+    record_property(KILLED, f"{style:14} {'confirmed':10} {'order':10} {first}, then {failpoint}")
 
 
 def test_every_named_place_of_every_checkout_is_tried() -> None:

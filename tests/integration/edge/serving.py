@@ -1,7 +1,9 @@
 """Entrances on real sockets."""
 
 import asyncio
+import gc
 import socket
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -74,6 +76,14 @@ async def serve_entrances(entrances: Entrances) -> AsyncIterator[tuple[httpx.Asy
         await server.stop(0)
         for drain in entrances.drain:
             await drain()
+        _forget_connections()
+
+
+def _forget_connections() -> None:
+    """A loop that is cancelled while it opens a connection leaves that to the garbage collector."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 async def _run(loop: Loop) -> None:

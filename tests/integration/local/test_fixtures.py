@@ -25,7 +25,7 @@ async def test_a_fresh_database_belongs_to_an_ordinary_role(make_database: MakeD
 async def test_our_server_is_as_durable_as_in_production_and_can_prepare_transactions(postgres_server: str) -> None:
     connection = await asyncpg.connect(postgres_server)
     settings = ("fsync", "synchronous_commit", "full_page_writes", "max_prepared_transactions", "max_connections")
-    assert [await connection.fetchval(f"SHOW {name}") for name in settings] == ["on", "on", "on", "64", "200"]
+    assert [await connection.fetchval(f"SHOW {name}") for name in settings] == ["on", "on", "on", "256", "200"]
     await connection.close()
 
 

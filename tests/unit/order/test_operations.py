@@ -117,7 +117,9 @@ def decided(one: Intervention, seen: SagaSubject, order: Order) -> tuple[Line | 
     return line_for(one, seen, order), event_of_saga(one, seen, order, LATER)
 
 
-@pytest.mark.parametrize("seen", [STUCK_AT_THE_REFUND, STUCK_AT_THE_PIVOT, STUCK_AT_A_CONFIRM], ids=str)
+@pytest.mark.parametrize(
+    "seen", [STUCK_AT_THE_REFUND, STUCK_AT_THE_PIVOT, STUCK_AT_A_CONFIRM], ids=["refund", "pivot", "confirm"]
+)
 def test_whatever_is_parked_may_be_retried(seen: SagaSubject) -> None:
     assert decided(wants(Verb.RETRY), seen, order()) == (Resumed("olga", "the bank is back"), None)
 
@@ -186,7 +188,6 @@ def test_a_pivot_nobody_answered_is_asked_again_once_the_order_is_withdrawn() ->
         (logged(CHECKOUT, *GOING_BACK), WITHDRAWN, "already-going-back"),
         (STUCK_AT_THE_END_OF_A_CANCELLATION, CANCELLING, "not-a-checkout"),
     ],
-    ids=str,
 )
 def test_what_is_decided_or_goes_back_is_not_compensated(seen: SagaSubject, order: Order, code: str) -> None:
     assert refusal(wants(Verb.COMPENSATE), seen, order) == code
@@ -214,7 +215,6 @@ def test_what_is_decided_or_goes_back_is_not_compensated(seen: SagaSubject, orde
             ("cancel-booking", "refund", "restock"),
         ),
     ],
-    ids=str,
 )
 def test_an_end_says_what_is_owed(seen: SagaSubject, order: Order, left: tuple[str, ...]) -> None:
     assert owed(seen, order) == left

@@ -82,7 +82,7 @@ def commands_of_sagas() -> Iterator[tuple[str, str, Command]]:
                     yield saga.name, part, command
 
 
-@pytest.mark.parametrize(("saga", "part", "command"), list(commands_of_sagas()), ids=str)
+@pytest.mark.parametrize(("saga", "part", "command"), list(commands_of_sagas()))
 async def test_every_command_of_every_saga_reaches_the_same_effect(saga: str, part: str, command: Command) -> None:
     message = await Peer(command.participant).carried(command)
     context = message.context
