@@ -88,11 +88,15 @@ Group = tuple[Step, ...]
 
 @dataclass(frozen=True, slots=True)
 class Saga:
-    """Steps in order: compensatable ones, then at most one pivot, then retriable ones. Raises BadSaga."""
+    """Steps in order: compensatable ones, then at most one pivot, then retriable ones. Raises BadSaga.
+
+    Of one with `at_once_max` no more run at once; the others wait their turn with nothing begun.
+    """
 
     name: str
     steps: tuple[Step, ...]
     version: int = 1
+    at_once_max: int | None = None
     _groups: tuple[Group, ...] = field(init=False, repr=False, compare=False)
     _by_name: Mapping[str, Step] = field(init=False, repr=False, compare=False)
 
@@ -130,6 +134,8 @@ def _shape_problems(saga: Saga) -> list[str]:
     found = []
     if not saga.steps:
         found.append("it has no step")
+    if saga.at_once_max is not None and saga.at_once_max < 1:
+        found.append("none of it may run")
     if len(set(names)) != len(names):
         found.append("two steps have one name")
     if order != sorted(order):

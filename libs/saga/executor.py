@@ -7,6 +7,7 @@ when asked again. The log lets one writer add to a saga; a run that finds anothe
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from libs.kernel.errors import Conflict, DockyardError, InDoubt, Overloaded, Unavailable
@@ -86,6 +87,9 @@ class Executor:
         for saga in sagas.values():
             declare(*failpoints_of(saga))
         self._sagas = {(saga.name, saga.version): saga for saga in sagas.values()}
+        self._turns = {
+            saga.name: asyncio.Semaphore(saga.at_once_max) for saga in sagas.values() if saga.at_once_max is not None
+        }
         self._caller = Caller(participants, clock)
         self._log = saga_log
         self._clock = clock
@@ -200,8 +204,9 @@ class Executor:
         try:
             with start_root(run.instance.traceparent):
                 await self._open(run, lines)
-                while not run.stale and (actions := next_actions(run.saga, run.state)):
-                    await self._act(run, actions)
+                async with self._turn(run):
+                    while not run.stale and (actions := next_actions(run.saga, run.state)):
+                        await self._act(run, actions)
         except asyncio.CancelledError:
             self._save_lazily(run)
             raise
@@ -214,6 +219,11 @@ class Executor:
         finally:
             self._runs.pop(run.instance.saga_id, None)
             metrics.SAGAS_RUNNING.set(len(self._runs))
+
+    def _turn(self, run: _Run) -> AbstractAsyncContextManager[None]:
+        """Waits for room for one more of its kind; one that somebody began may keep others waiting already."""
+        turns = self._turns.get(run.saga.name)
+        return nullcontext() if turns is None or run.taken_up else turns
 
     async def _open(self, run: _Run, lines: Sequence[Line]) -> None:
         """Begins a new saga, or carries on from its log: then whoever wrote it must not write any more."""

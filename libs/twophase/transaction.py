@@ -25,13 +25,19 @@ class Resource:
     roll_back: MakeCommand
 
 
+# Each keeps locks for as long as it runs: beyond what the databases can work on at once, more of them only wait for
+# each other, and whoever waits for a lock keeps others (the thrashing of Gray and Reuter, "Transaction Processing",
+# 1993). Those behind wait with nothing locked.
+AT_ONCE_MAX = 12
+
+
 def two_phase(
     name: str, opening: Step, resources: Sequence[Resource], decision: MakeCommand, *, vote: Retry, outcome: Retry
 ) -> Saga:
     """The transaction over these resources, locked in this order; `opening` goes first and is undone last.
 
     A prepare is tried as often as `vote` allows before the answer is taken to be no; the outcome is repeated as often
-    as `outcome` allows before an operator is asked. Raises BadSaga.
+    as `outcome` allows before an operator is asked. `AT_ONCE_MAX` run at once. Raises BadSaga.
     """
     prepares = [
         Step(f"prepare-{one.name}", do=one.prepare, undo=one.roll_back, retry=vote, undo_retry=outcome)
@@ -42,4 +48,4 @@ def two_phase(
         for one in resources
     ]
     pivot = Step("decide-commit", do=decision, kind=Kind.PIVOT, retry=outcome)
-    return Saga(name, steps=(opening, *prepares, pivot, *commits))
+    return Saga(name, steps=(opening, *prepares, pivot, *commits), at_once_max=AT_ONCE_MAX)

@@ -60,6 +60,12 @@ def test_what_cannot_end_well_is_refused_where_it_is_defined(steps: tuple[Step, 
         Saga("checkout", steps)
 
 
+def test_some_of_a_saga_may_run() -> None:
+    assert Saga("checkout", GOOD, at_once_max=1).at_once_max == 1
+    with pytest.raises(BadSaga, match="none of it may run"):
+        Saga("checkout", GOOD, at_once_max=0)
+
+
 def test_all_problems_are_told_at_once() -> None:
     with pytest.raises(BadSaga, match="two steps have one name; step take has no time limit"):
         Saga("checkout", (step("take"), replace(step("take"), timeout_seconds=0)))

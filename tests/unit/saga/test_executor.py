@@ -362,6 +362,45 @@ async def test_sagas_without_room_wait_in_the_log_and_are_found() -> None:
         assert all(b.shop.dos[f"o{number}", "tell"] == 1 for number in range(7))
 
 
+async def test_no_more_of_a_kind_run_at_once_than_it_says_and_who_waits_has_begun_nothing() -> None:
+    few = replace(CHECKOUT, at_once_max=2)
+    go_on = asyncio.Event()
+
+    async def network(_: Command, context: CommandContext, deliver: Deliver) -> Any:
+        await go_on.wait()
+        return await deliver()
+
+    async with bench(network=network, sagas={"checkout": few}) as b:
+        b.start(*(f"o{number}" for number in range(5)), saga=few)
+        await settle()
+        assert b.shop.calls == ["o0 take.do", "o1 take.do"]
+        b.executor.request_cancel("o4", "changed my mind")
+        go_on.set()
+        await pass_time(b.clock, SWEEP_SECONDS)
+        outcomes = {saga_id: state.outcome for saga_id, state in b.rested}
+        assert outcomes == {"o0": "completed", "o1": "completed", "o2": "completed", "o3": "completed", "o4": "undone"}
+
+
+async def test_a_saga_that_somebody_began_does_not_wait_for_its_turn() -> None:
+    few = replace(CHECKOUT, at_once_max=1)
+    go_on = asyncio.Event()
+
+    async def network(_: Command, context: CommandContext, deliver: Deliver) -> Any:
+        if context.saga_id == "slow":
+            await go_on.wait()
+        return await deliver()
+
+    async with bench(network=network, sagas={"checkout": few}) as b:
+        b.start("slow", "next", saga=few)
+        await settle()
+        b.memory.start([b.instance("began elsewhere", few)])
+        await pass_time(b.clock, 2 * SWEEP_SECONDS)
+        assert [saga_id for saga_id, _ in b.rested] == ["began elsewhere"]
+        go_on.set()
+        await pass_time(b.clock, SWEEP_SECONDS)
+        assert len(b.rested) == 3
+
+
 async def test_unfinished_sagas_are_carried_on_when_the_executor_starts() -> None:
     def crashed_before(b: Bench) -> None:
         b.memory.start([b.instance("o1"), b.instance("o2")])
