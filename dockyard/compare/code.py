@@ -52,6 +52,7 @@ PIECES: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (
         (TWO_PHASE,),
         (
+            "libs/twophase/preparations.py",
             "libs/twophase/prepared.py",
             "libs/twophase/transaction.py",
             "services/order/saga.py::CHECKOUT_TWO_PHASE _prepare_stock _prepare_payment _prepare_shipment",

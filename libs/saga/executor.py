@@ -241,12 +241,11 @@ class Executor:
         if isinstance(first, Record):
             await self._record(run, first.entry)
         elif len(actions) == 1:
-            self._note(run, await self._try(run, first))
+            await self._try(run, first)
         else:
             async with asyncio.TaskGroup() as group:
-                tries = [group.create_task(self._try(run, action)) for action in actions]
-            for one in tries:
-                self._note(run, one.result())
+                for action in actions:
+                    group.create_task(self._try(run, action))
 
     async def _record(self, run: _Run, entry: AnyEntry) -> None:
         """Notes the line and returns when it is durable, and all lines before it."""
@@ -281,9 +280,10 @@ class Executor:
         metrics.SAGAS_ENDED.labels(run.saga.name, state.outcome or PARKED).inc()
         self._on_rest(run.instance, state)
 
-    async def _try(self, run: _Run, action: Action) -> AnyEntry:
+    async def _try(self, run: _Run, action: Action) -> None:
+        """Notes what came of it at once: who reads the log sees whom a group waits for."""
         assert isinstance(action, Do | Undo)
-        return await self._caller.attempt(run.instance, run.saga, run.state, action)
+        self._note(run, await self._caller.attempt(run.instance, run.saga, run.state, action))
 
     def _note(self, run: _Run, entry: AnyEntry) -> None:
         run.state = apply(run.state, entry)

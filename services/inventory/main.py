@@ -22,10 +22,11 @@ from libs.runtime.database import Database
 from libs.runtime.grpc_edge import channel, create_server
 from libs.runtime.http_edge import create_app
 from libs.runtime.serve import Entrances, Loop, Process, main
+from libs.twophase.preparations import Preparations
 from libs.twophase.prepared import Prepared
 from proto.inventory.v1 import inventory_pb2, inventory_pb2_grpc
 from services.inventory.adapters.choreography import Checkouts
-from services.inventory.adapters.preparations import Preparations
+from services.inventory.adapters.preparations import preparations
 from services.inventory.adapters.queries import InventoryQueries
 from services.inventory.adapters.units import CATALOGUE_TOPIC, ORDERS_TOPIC, SOURCE, PostgresUnits
 from services.inventory.choreography import PART
@@ -48,7 +49,7 @@ class Inventory:
     ids: Ids
     units: PostgresUnits
     prepared: Prepared
-    preparations: Preparations
+    preparations: Preparations[Command, Done]
     queries: InventoryQueries
     commands: Batcher[Command, Done]
     endings: Batcher[Command, Done]
@@ -67,7 +68,7 @@ class Inventory:
             ids,
             units,
             prepared,
-            Preparations(prepared, units, in_flight_max),
+            preparations(prepared, units, in_flight_max),
             InventoryQueries(database, prepared),
             Batcher("inventory", execute, key=batch_key),
             Batcher("inventory endings", execute, key=batch_key),

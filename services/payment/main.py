@@ -22,11 +22,13 @@ from libs.runtime.database import Database
 from libs.runtime.grpc_edge import channel, create_server
 from libs.runtime.http_edge import create_app
 from libs.runtime.serve import Entrances, Loop, Process, main
+from libs.tcc.barrier import Key
+from libs.twophase.preparations import Preparations
 from libs.twophase.prepared import Prepared
 from proto.payment.v1 import payment_pb2, payment_pb2_grpc
 from services.payment.adapters.choreography import Checkouts
 from services.payment.adapters.owed import SOURCE
-from services.payment.adapters.preparations import Preparations
+from services.payment.adapters.preparations import preparations
 from services.payment.adapters.processor import HttpProcessor
 from services.payment.adapters.queries import PaymentQueries
 from services.payment.adapters.units import PostgresUnits
@@ -53,7 +55,7 @@ class Payment:
     ids: Ids
     units: PostgresUnits
     prepared: Prepared
-    preparations: Preparations
+    preparations: Preparations[Key, bool]
     queries: PaymentQueries
     beginning: Batcher[Begin, Done | Ask]
     settling: Batcher[Settle, Done]
@@ -74,7 +76,7 @@ class Payment:
             ids,
             units,
             prepared,
-            Preparations(prepared, units, max(1, settings.database_pool_size // 2)),
+            preparations(prepared, units, max(1, settings.database_pool_size // 2)),
             PaymentQueries(database),
             beginning,
             settling,

@@ -22,10 +22,11 @@ from libs.runtime.database import Database
 from libs.runtime.grpc_edge import channel, create_server
 from libs.runtime.http_edge import create_app
 from libs.runtime.serve import Entrances, Loop, Process, main
+from libs.twophase.preparations import Preparations
 from libs.twophase.prepared import Prepared
 from proto.shipping.v1 import shipping_pb2, shipping_pb2_grpc
 from services.shipping.adapters.choreography import Checkouts
-from services.shipping.adapters.preparations import Preparations
+from services.shipping.adapters.preparations import preparations
 from services.shipping.adapters.queries import ShippingQueries
 from services.shipping.adapters.units import ORDER_CONFIRMED, ORDERS_TOPIC, SHIPMENTS_TOPIC, SOURCE, PostgresUnits
 from services.shipping.choreography import PART
@@ -48,7 +49,7 @@ class Shipping:
     ids: Ids
     units: PostgresUnits
     prepared: Prepared
-    preparations: Preparations
+    preparations: Preparations[Command, Done]
     queries: ShippingQueries
     commands: Batcher[Command, Done]
 
@@ -65,7 +66,7 @@ class Shipping:
             ids,
             units,
             prepared,
-            Preparations(prepared, units, settings.days_ahead, in_flight_max),
+            preparations(prepared, units, settings.days_ahead, in_flight_max),
             ShippingQueries(database, prepared),
             Batcher("shipping", ShippingHandlers(units, settings.days_ahead).execute, key=batch_key),
         )

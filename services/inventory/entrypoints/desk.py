@@ -1,7 +1,7 @@
 """What REST and gRPC do alike: make a command of a request and hand it to the next batch."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from libs.coordination.outcomes import Outcome
 from libs.kernel.errors import Invalid
@@ -10,6 +10,7 @@ from libs.runtime.http_edge import decode_page_token, encode_page_token
 from libs.tcc.barrier import Key, Manner, Operation
 from libs.tcc.trail import Trail
 from libs.telemetry.tracing import current_traceparent
+from libs.twophase.preparations import Preparations
 from services.inventory.domain import TRANSACTION_LETTERS_MAX, Line, Product, check_sku, check_text
 from services.inventory.handlers import (
     BindKey,
@@ -29,22 +30,6 @@ from services.inventory.ports import Queries
 PREPARED_LETTERS_MAX = 180
 
 
-class Preparations(Protocol):
-    """Deductions in transactions of their own that wait for a decision."""
-
-    async def prepare(self, command: Command) -> Done:
-        """Takes so that `commit` makes it final; repeated it says so again."""
-        ...
-
-    async def commit(self, transaction_id: str) -> bool:
-        """Makes it final; False when nothing is prepared."""
-        ...
-
-    async def roll_back(self, transaction_id: str) -> bool:
-        """Forgets it; False when nothing is prepared."""
-        ...
-
-
 class Desk:
     """Every write but a prepared one goes through one batcher: no two batches of ours touch one product at once.
 
@@ -58,7 +43,7 @@ class Desk:
         self,
         commands: Batcher[Command, Done],
         endings: Batcher[Command, Done],
-        preparations: Preparations,
+        preparations: Preparations[Command, Done],
         queries: Queries,
         lease_ms: int,
     ) -> None:

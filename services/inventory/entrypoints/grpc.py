@@ -1,7 +1,6 @@
 """The inventory service over gRPC: the same operations as REST, and batches for coordinators."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import grpc
@@ -11,7 +10,7 @@ from libs.kernel.money import Money
 from libs.runtime.batch_rpc import execute_batch
 from libs.runtime.http_edge import KEY_LETTERS_MAX
 from libs.tcc.barrier import Manner
-from libs.tcc.trail import Trail
+from libs.tcc.telling import trail_message
 from proto.inventory.v1 import inventory_pb2, inventory_pb2_grpc
 from proto.kernel.v1 import kernel_pb2
 from proto.participant.v1 import participant_pb2
@@ -85,7 +84,7 @@ class InventoryServicer(inventory_pb2_grpc.InventoryServiceServicer):
     async def GetTrail(
         self, request: inventory_pb2.GetTrailRequest, context: Context
     ) -> inventory_pb2.GetTrailResponse:
-        return inventory_pb2.GetTrailResponse(trail=_trail(await self._desk.trail(request.transaction_id)))
+        return inventory_pb2.GetTrailResponse(trail=trail_message(await self._desk.trail(request.transaction_id)))
 
     async def ExecuteBatch(
         self, request: inventory_pb2.ExecuteBatchRequest, context: Context
@@ -146,24 +145,3 @@ def _product(product: Product) -> inventory_pb2.Product:
         sold=product.sold,
         received=product.received,
     )
-
-
-def _trail(trail: Trail) -> participant_pb2.Trail:
-    return participant_pb2.Trail(
-        moments=[
-            participant_pb2.Moment(at_unix_ms=_unix_ms(one.at), what=one.what, step=one.step, detail=one.detail)
-            for one in trail.moments
-        ],
-        kept=[
-            participant_pb2.Keeping(
-                what=one.what,
-                since_unix_ms=_unix_ms(one.since),
-                until_unix_ms=0 if one.until is None else _unix_ms(one.until),
-            )
-            for one in trail.kept
-        ],
-    )
-
-
-def _unix_ms(at: datetime) -> int:
-    return round(at.timestamp() * 1000)

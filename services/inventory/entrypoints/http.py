@@ -1,6 +1,5 @@
 """The inventory service over REST."""
 
-from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Response
@@ -8,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from libs.kernel.money import Money
 from libs.runtime.http_edge import idempotency_key, json_response
+from libs.tcc.telling import TrailOut
 from services.inventory.domain import LINES_MAX, ON_HAND_MAX, QUANTITY_MAX, Line, new_product
 from services.inventory.entrypoints.desk import Desk
 from services.inventory.handlers import DEDUCT_STOCK
@@ -86,27 +86,6 @@ class ProductPageOut(BaseModel):
 class MovedOut(BaseModel):
     transaction_id: str
     lines: list[LineIn]
-
-
-class MomentOut(BaseModel):
-    at: datetime
-    what: str
-    step: str
-    detail: str
-
-
-class KeepingOut(BaseModel):
-    """How long something was kept from others; `until` is null while it still is."""
-
-    what: str
-    since: datetime
-    until: datetime | None
-
-
-class TrailOut(BaseModel):
-    transaction_id: str
-    moments: list[MomentOut]
-    kept: list[KeepingOut]
 
 
 def router(desk: Desk) -> APIRouter:

@@ -1,7 +1,6 @@
 """What REST and gRPC do alike: make a payment of a request and hand it to the cashier."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from libs.coordination.outcomes import Outcome
 from libs.kernel.errors import Invalid
@@ -10,6 +9,7 @@ from libs.resilience.deadline import Deadline
 from libs.runtime.clock import Clock
 from libs.tcc.barrier import Key, Manner, Operation
 from libs.tcc.trail import Trail
+from libs.twophase.preparations import Preparations
 from services.payment.cashier import Cashier
 from services.payment.domain import (
     CHARGE,
@@ -41,27 +41,11 @@ class ChargeCard:
     lease_ms: int = 0
 
 
-class Preparations(Protocol):
-    """Captures of authorised payments in transactions of their own that wait for a decision."""
-
-    async def prepare(self, key: Key) -> None:
-        """Sees to it that `commit` makes the capture due; repeated it does nothing more."""
-        ...
-
-    async def commit(self, transaction_id: str) -> bool:
-        """Makes it final; False when nothing is prepared."""
-        ...
-
-    async def roll_back(self, transaction_id: str) -> bool:
-        """Forgets it; False when nothing is prepared."""
-        ...
-
-
 class Desk:
     """`lease_ms` is how long money is set aside before we ask, unless the command says otherwise."""
 
     def __init__(
-        self, cashier: Cashier, preparations: Preparations, queries: Queries, clock: Clock, lease_ms: int
+        self, cashier: Cashier, preparations: Preparations[Key, bool], queries: Queries, clock: Clock, lease_ms: int
     ) -> None:
         self._cashier = cashier
         self._preparations = preparations

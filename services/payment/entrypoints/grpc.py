@@ -14,7 +14,7 @@ from libs.resilience.deadline import Deadline
 from libs.runtime.batch_rpc import execute_batch
 from libs.runtime.http_edge import decode_page_token, encode_page_token
 from libs.tcc.barrier import Manner
-from libs.tcc.trail import Trail
+from libs.tcc.telling import trail_message
 from proto.kernel.v1 import kernel_pb2
 from proto.participant.v1 import participant_pb2
 from proto.payment.v1 import payment_pb2, payment_pb2_grpc
@@ -121,7 +121,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         return payment_pb2.RefundResponse(refunded=_refunded(await self._desk.refund(request.transaction_id)))
 
     async def GetTrail(self, request: payment_pb2.GetTrailRequest, context: Context) -> payment_pb2.GetTrailResponse:
-        return payment_pb2.GetTrailResponse(trail=_trail(await self._desk.trail(request.transaction_id)))
+        return payment_pb2.GetTrailResponse(trail=trail_message(await self._desk.trail(request.transaction_id)))
 
     async def ExecuteBatch(
         self, request: payment_pb2.ExecuteBatchRequest, context: Context
@@ -196,24 +196,3 @@ def _timestamp(at: datetime) -> Timestamp:
     stamp = Timestamp()
     stamp.FromDatetime(at)
     return stamp
-
-
-def _trail(trail: Trail) -> participant_pb2.Trail:
-    return participant_pb2.Trail(
-        moments=[
-            participant_pb2.Moment(at_unix_ms=_unix_ms(one.at), what=one.what, step=one.step, detail=one.detail)
-            for one in trail.moments
-        ],
-        kept=[
-            participant_pb2.Keeping(
-                what=one.what,
-                since_unix_ms=_unix_ms(one.since),
-                until_unix_ms=0 if one.until is None else _unix_ms(one.until),
-            )
-            for one in trail.kept
-        ],
-    )
-
-
-def _unix_ms(at: datetime) -> int:
-    return round(at.timestamp() * 1000)

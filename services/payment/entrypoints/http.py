@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from libs.kernel.money import Money
 from libs.runtime.http_edge import decode_page_token, encode_page_token, idempotency_key, json_response
+from libs.tcc.telling import TrailOut
 from services.payment.domain import Payment
 from services.payment.entrypoints.desk import ChargeCard, Desk
 
@@ -83,27 +84,6 @@ class PostingOut(BaseModel):
 class StatementOut(BaseModel):
     postings: list[PostingOut]
     next_page_token: str
-
-
-class MomentOut(BaseModel):
-    at: datetime
-    what: str
-    step: str
-    detail: str
-
-
-class KeepingOut(BaseModel):
-    """How long something was kept from others; `until` is null while it still is."""
-
-    what: str
-    since: datetime
-    until: datetime | None
-
-
-class TrailOut(BaseModel):
-    transaction_id: str
-    moments: list[MomentOut]
-    kept: list[KeepingOut]
 
 
 def router(desk: Desk) -> APIRouter:

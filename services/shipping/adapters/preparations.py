@@ -1,65 +1,26 @@
-"""Bookings that are prepared: transactions of their own that wait for their coordinator's decision."""
-
-from collections.abc import Sequence
+"""Bookings that are prepared: a carrier's day is kept until their coordinator has decided."""
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from libs.runtime.batching import Batcher
+from libs.twophase.preparations import Preparations
 from libs.twophase.prepared import Prepared
 from services.shipping.adapters.units import PostgresUnits
 from services.shipping.domain import shipment_id_of
-from services.shipping.handlers import Command, Done, Outcome, batch_key, prepare
-
-# Prepares waiting for a connection; beyond it their coordinator is told to come back later.
-WAITING_MAX = 1024
+from services.shipping.handlers import Command, Done, Outcome, prepare
 
 
-class Preparations:
-    """Prepares one command at a time in each transaction, at most `in_flight_max` at once.
+def preparations(
+    prepared: Prepared, units: PostgresUnits, days_ahead: int, in_flight_max: int
+) -> Preparations[Command, Done]:
+    """Votes yes with an answer; one that was prepared before is known by its shipment alone."""
 
-    A prepare may wait for a row that another one keeps. Whoever could end that needs a connection as well, so there
-    must always be some that no prepare can take.
-    """
+    async def work(connection: AsyncConnection, command: Command) -> tuple[Outcome, bool]:
+        return await prepare(units.joining(connection), command, days_ahead)
 
-    def __init__(self, prepared: Prepared, units: PostgresUnits, days_ahead: int, in_flight_max: int) -> None:
-        self._prepared = prepared
-        self._units = units
-        self._days_ahead = days_ahead
-        self._commands: Batcher[Command, Done] = Batcher(
-            "shipping prepares",
-            self._prepare_each,
-            batch_rows_max=1,
-            queue_rows_max=WAITING_MAX,
-            in_flight_max=in_flight_max,
-            key=batch_key,
-        )
+    def transaction_of(command: Command) -> str:
+        return command.entry.key.transaction_id
 
-    async def prepare(self, command: Command) -> Done:
-        """Votes yes with an answer; one that was prepared before is known by its shipment alone.
+    def again(command: Command) -> Done:
+        return Done(shipment_id_of(transaction_of(command)))
 
-        Raises Refused, and Unavailable or InDoubt when the same may be asked again.
-        """
-        return await self._commands.submit(command)
-
-    async def commit(self, transaction_id: str) -> bool:
-        """Makes it final; False when nothing is prepared. Raises Unavailable or InDoubt."""
-        return await self._prepared.commit(transaction_id)
-
-    async def roll_back(self, transaction_id: str) -> bool:
-        """Forgets it; False when nothing is prepared. Raises Unavailable or InDoubt."""
-        return await self._prepared.roll_back(transaction_id)
-
-    async def drain(self) -> None:
-        await self._commands.drain()
-
-    async def _prepare_each(self, commands: Sequence[Command]) -> Sequence[Outcome]:
-        return [await self._prepare(command) for command in commands]
-
-    async def _prepare(self, command: Command) -> Outcome:
-        transaction_id = command.entry.key.transaction_id
-
-        async def work(connection: AsyncConnection) -> tuple[Outcome, bool]:
-            return await prepare(self._units.joining(connection), command, self._days_ahead)
-
-        answered: Outcome | None = await self._prepared.prepare(transaction_id, work)
-        return Done(shipment_id_of(transaction_id)) if answered is None else answered
+    return Preparations(prepared, "shipping", work, again, transaction_of, in_flight_max)

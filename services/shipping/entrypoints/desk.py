@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Protocol
 
 import msgspec
 
@@ -13,6 +12,7 @@ from libs.runtime.clock import Clock
 from libs.tcc.barrier import Entry, Key, Manner, Operation
 from libs.tcc.trail import Trail
 from libs.telemetry.tracing import current_traceparent
+from libs.twophase.preparations import Preparations
 from services.shipping.domain import PARCELS_PER_DAY_MAX, TEXT_LETTERS_MAX, Address, Service
 from services.shipping.handlers import (
     Book,
@@ -32,22 +32,6 @@ ZONES_MAX = 300
 TRANSACTION_LETTERS_MAX = 260
 
 
-class Preparations(Protocol):
-    """Bookings in transactions of their own that wait for a decision."""
-
-    async def prepare(self, command: Command) -> Done:
-        """Books so that `commit` makes it final; repeated it says so again."""
-        ...
-
-    async def commit(self, transaction_id: str) -> bool:
-        """Makes it final; False when nothing is prepared."""
-        ...
-
-    async def roll_back(self, transaction_id: str) -> bool:
-        """Forgets it; False when nothing is prepared."""
-        ...
-
-
 class Desk:
     """Every write but a prepared one goes through one batcher: no two batches of ours touch one day at the same time.
 
@@ -57,7 +41,7 @@ class Desk:
     def __init__(
         self,
         commands: Batcher[Command, Done],
-        preparations: Preparations,
+        preparations: Preparations[Command, Done],
         queries: Queries,
         clock: Clock,
         lease_ms: int,

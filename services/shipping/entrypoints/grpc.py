@@ -1,7 +1,6 @@
 """The shipping service over gRPC: the same operations as REST, and batches for coordinators."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 import grpc
@@ -11,7 +10,7 @@ from libs.kernel.errors import Invalid
 from libs.runtime.batch_rpc import execute_batch
 from libs.runtime.http_edge import decode_page_token, encode_page_token
 from libs.tcc.barrier import Manner
-from libs.tcc.trail import Trail
+from libs.tcc.telling import trail_message
 from proto.kernel.v1 import kernel_pb2
 from proto.participant.v1 import participant_pb2
 from proto.shipping.v1 import shipping_pb2, shipping_pb2_grpc
@@ -101,7 +100,7 @@ class ShippingServicer(shipping_pb2_grpc.ShippingServiceServicer):
         return shipping_pb2.DispatchShipmentResponse(shipment=_shipment(shipment))
 
     async def GetTrail(self, request: shipping_pb2.GetTrailRequest, context: Context) -> shipping_pb2.GetTrailResponse:
-        return shipping_pb2.GetTrailResponse(trail=_trail(await self._desk.trail(request.transaction_id)))
+        return shipping_pb2.GetTrailResponse(trail=trail_message(await self._desk.trail(request.transaction_id)))
 
     async def ExecuteBatch(
         self, request: shipping_pb2.ExecuteBatchRequest, context: Context
@@ -164,24 +163,3 @@ def _shipment(shipment: Shipment) -> shipping_pb2.Shipment:
         label=shipment.label,
         booked_at=booked_at,
     )
-
-
-def _trail(trail: Trail) -> participant_pb2.Trail:
-    return participant_pb2.Trail(
-        moments=[
-            participant_pb2.Moment(at_unix_ms=_unix_ms(one.at), what=one.what, step=one.step, detail=one.detail)
-            for one in trail.moments
-        ],
-        kept=[
-            participant_pb2.Keeping(
-                what=one.what,
-                since_unix_ms=_unix_ms(one.since),
-                until_unix_ms=0 if one.until is None else _unix_ms(one.until),
-            )
-            for one in trail.kept
-        ],
-    )
-
-
-def _unix_ms(at: datetime) -> int:
-    return round(at.timestamp() * 1000)

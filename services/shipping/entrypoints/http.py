@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from libs.runtime.http_edge import decode_page_token, encode_page_token, idempotency_key, json_response
+from libs.tcc.telling import TrailOut
 from services.shipping.domain import PARCELS_MAX, PARCELS_PER_DAY_MAX, Address, Service
 from services.shipping.entrypoints.desk import TRANSACTION_LETTERS_MAX, ZONES_MAX, Desk
 from services.shipping.ports import Shipment
@@ -70,27 +71,6 @@ class ShipmentOut(BaseModel):
 class CancelledOut(BaseModel):
     transaction_id: str
     shipment_id: str
-
-
-class MomentOut(BaseModel):
-    at: datetime
-    what: str
-    step: str
-    detail: str
-
-
-class KeepingOut(BaseModel):
-    """How long something was kept from others; `until` is null while it still is."""
-
-    what: str
-    since: datetime
-    until: datetime | None
-
-
-class TrailOut(BaseModel):
-    transaction_id: str
-    moments: list[MomentOut]
-    kept: list[KeepingOut]
 
 
 def router(desk: Desk) -> APIRouter:

@@ -1,6 +1,7 @@
 """One platform for the whole contract, whose services the tests kill as they like."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -16,8 +17,17 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="session")
-def yard(start_platform: StartPlatform) -> Iterator[Yard]:
+UNOBTAINABLE = {
+    "sku": "unobtainable",
+    "name": "Unobtainable",
+    "price": {"minor_units": 100, "currency": "EUR"},
+    "on_hand": 0,
+}
+
+
+@contextmanager
+def opened(start_platform: StartPlatform) -> Iterator[Yard]:
+    """A platform that sells everything but the unobtainable."""
     platform = start_platform(Options())
     shop = Shop(platform)
     yard = Yard(platform, shop, SETTINGS)
@@ -28,9 +38,7 @@ def yard(start_platform: StartPlatform) -> Iterator[Yard]:
     shop.close()
 
 
-UNOBTAINABLE = {
-    "sku": "unobtainable",
-    "name": "Unobtainable",
-    "price": {"minor_units": 100, "currency": "EUR"},
-    "on_hand": 0,
-}
+@pytest.fixture(scope="session")
+def yard(start_platform: StartPlatform) -> Iterator[Yard]:
+    with opened(start_platform) as yard:
+        yield yard

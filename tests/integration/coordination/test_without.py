@@ -4,12 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from dockyard.local.options import Options
 from tests.conftest import StartPlatform
-from tests.e2e.shop import Shop
 from tests.integration.coordination import cases
 from tests.integration.coordination.cases import Case
-from tests.integration.coordination.conftest import SETTINGS, UNOBTAINABLE
+from tests.integration.coordination.conftest import opened
 from tests.integration.coordination.yard import Broken, Yard
 
 PARTICIPANTS = ("inventory", "payment", "shipping")
@@ -34,14 +32,8 @@ WITHOUT: list[tuple[str, str, Case]] = [
 @pytest.fixture(scope="module")
 def crippled(start_platform: StartPlatform) -> Iterator[Yard]:
     """A platform of its own: what is broken here shall not be found elsewhere."""
-    platform = start_platform(Options())
-    shop = Shop(platform)
-    yard = Yard(platform, shop, SETTINGS)
-    yard.open()
-    yard.shop.post("inventory", "/v1/products", {"products": [UNOBTAINABLE]}).raise_for_status()
-    yield yard
-    yard.close()
-    shop.close()
+    with opened(start_platform) as yard:
+        yield yard
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from libs.tcc.barrier import Key, Manner, Operation
 from libs.twophase.prepared import Prepared
 from proto.events.v1 import events_pb2
 from services.inventory.adapters.choreography import Checkouts
-from services.inventory.adapters.preparations import Preparations
+from services.inventory.adapters.preparations import preparations
 from services.inventory.adapters.queries import InventoryQueries
 from services.inventory.adapters.units import PostgresUnits
 from services.inventory.domain import Line, new_product
@@ -63,7 +63,7 @@ class Store:
         self.units = PostgresUnits(database, clock, ids)
         self.handlers = InventoryHandlers(self.units)
         self.prepared = Prepared(database, "inventory")
-        self.preparations = Preparations(self.prepared, self.units, PREPARES_MAX)
+        self.preparations = preparations(self.prepared, self.units, PREPARES_MAX)
         self.queries = InventoryQueries(database, self.prepared)
         self.checkouts = Checkouts(self.units, clock, ids)
         commands: Batcher[Command, Done] = Batcher("test", self.handlers.execute, key=batch_key)

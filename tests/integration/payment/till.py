@@ -21,7 +21,7 @@ from libs.runtime.database import Database
 from libs.tcc.barrier import Manner
 from libs.twophase.prepared import Prepared
 from services.payment.adapters.choreography import Checkouts
-from services.payment.adapters.preparations import Preparations
+from services.payment.adapters.preparations import preparations
 from services.payment.adapters.queries import PaymentQueries
 from services.payment.adapters.units import PostgresUnits
 from services.payment.cashier import Cashier
@@ -234,18 +234,18 @@ async def open_till(url: str, processor: Processor, clock: ManualClock | None = 
     units = PostgresUnits(database, clock, Ids(clock))
     handlers = PaymentHandlers(units)
     prepared = Prepared(database, "payment")
-    preparations = Preparations(prepared, units, PREPARES_MAX)
+    prepares = preparations(prepared, units, PREPARES_MAX)
     queries = PaymentQueries(database)
     beginning: Batcher[Begin, Done | Ask] = Batcher("begin payments", handlers.begin, key=batch_key)
     settling: Batcher[Settle, Done] = Batcher("settle payments", handlers.settle, key=settle_key)
     cashier = Cashier(beginning, settling, processor, clock)
-    desk = Desk(cashier, preparations, queries, clock, LEASE_MS)
+    desk = Desk(cashier, prepares, queries, clock, LEASE_MS)
     followed: list[Begun] = []
     checkouts = Checkouts(units, followed.extend, lambda: None, clock)
     try:
         yield Till(url, database, handlers, beginning, cashier, queries, clock, prepared, desk, followed, checkouts)
     finally:
-        for drain in (preparations.drain, cashier.drain, beginning.drain, settling.drain):
+        for drain in (prepares.drain, cashier.drain, beginning.drain, settling.drain):
             await drain()
         for transaction_id in await prepared.overdue(0.0, 100):
             await prepared.roll_back(transaction_id)

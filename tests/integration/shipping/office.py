@@ -20,7 +20,7 @@ from libs.runtime.database import Database
 from libs.tcc.barrier import Entry, Key, Manner, Operation
 from libs.twophase.prepared import Prepared
 from services.shipping.adapters.choreography import Checkouts
-from services.shipping.adapters.preparations import Preparations
+from services.shipping.adapters.preparations import preparations
 from services.shipping.adapters.queries import ShippingQueries
 from services.shipping.adapters.units import ORDER_CONFIRMED, PostgresUnits
 from services.shipping.domain import Address, Service
@@ -58,7 +58,7 @@ class Office:
         self.units = PostgresUnits(database, ids)
         self.handlers = ShippingHandlers(self.units, DAYS_AHEAD)
         self.prepared = Prepared(database, "shipping")
-        self.preparations = Preparations(self.prepared, self.units, DAYS_AHEAD, PREPARES_MAX)
+        self.preparations = preparations(self.prepared, self.units, DAYS_AHEAD, PREPARES_MAX)
         self.queries = ShippingQueries(database, self.prepared)
         self.checkouts = Checkouts(self.units, DAYS_AHEAD, clock, ids)
         commands: Batcher[Command, Done] = Batcher("test", self.handlers.execute, key=batch_key)

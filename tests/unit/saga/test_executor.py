@@ -288,6 +288,24 @@ async def test_steps_of_a_group_are_asked_at_the_same_time() -> None:
         assert b.rested[0][1].outcome == "completed"
 
 
+async def test_the_log_says_whom_of_a_group_the_saga_waits_for() -> None:
+    both = Saga("checkout", (step("take", group="g"), step("hold", group="g"), pivot("confirm")))
+    go_on = asyncio.Event()
+
+    async def network(_: Command, context: CommandContext, deliver: Deliver) -> Any:
+        if context.step == "hold":
+            await go_on.wait()
+        return await deliver()
+
+    async with bench(network=network, sagas={"checkout": both}) as b:
+        b.start("o1", saga=both)
+        await pass_time(b.clock, 2 * FLUSH_SECONDS)
+        assert [entry.step for entry in await b.entries("o1") if isinstance(entry, StepDone)] == ["take"]
+        go_on.set()
+        await settle()
+        assert b.rested[0][1].outcome == "completed"
+
+
 async def test_a_cancel_request_stops_a_saga_before_its_pivot() -> None:
     go_on = asyncio.Event()
 
