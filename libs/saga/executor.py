@@ -221,9 +221,9 @@ class Executor:
             metrics.SAGAS_RUNNING.set(len(self._runs))
 
     def _turn(self, run: _Run) -> AbstractAsyncContextManager[None]:
-        """Waits for room for one more of its kind; one that somebody began may keep others waiting already."""
+        """Waits for room for one more of its kind; one that has begun may keep others waiting, and goes on at once."""
         turns = self._turns.get(run.saga.name)
-        return nullcontext() if turns is None or run.taken_up else turns
+        return nullcontext() if turns is None or run.state.steps else turns
 
     async def _open(self, run: _Run, lines: Sequence[Line]) -> None:
         """Begins a new saga, or carries on from its log: then whoever wrote it must not write any more."""

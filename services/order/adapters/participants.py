@@ -171,7 +171,7 @@ class BatchParticipant:
         )
         self._alone: Batcher[Any, dict[str, str]] = Batcher(
             f"call {name} alone",
-            self._execute_batch,
+            self._execute_each,
             batch_rows_max=1,
             queue_rows_max=COMMANDS_WAITING_MAX,
             in_flight_max=LONE_CALLS_IN_FLIGHT_MAX,
@@ -196,13 +196,24 @@ class BatchParticipant:
             ),
             command.body,
         )
-        return await (self._alone if effect.manner == PREPARE else self._together).submit(message)
+        may_wait_for_locks = effect.manner == PREPARE and effect.operation == DO
+        return await (self._alone if may_wait_for_locks else self._together).submit(message)
 
     async def _execute_batch(self, messages: Sequence[Any]) -> Sequence[dict[str, str] | DockyardError]:
-        latest_ms = max(message.context.deadline_unix_ms for message in messages)
-        seconds = min(max((latest_ms - self._clock.unix_ms()) / 1000, 0.05), CALL_SECONDS_MAX)
-        results = await self._breaker.call(lambda: self._call(messages, seconds))
+        results = await self._breaker.call(lambda: self._call(messages, self._seconds_left(messages)))
         return [_outcome(result) for result in results]
+
+    async def _execute_each(self, messages: Sequence[Any]) -> Sequence[dict[str, str] | DockyardError]:
+        """Without the breaker: that others keep a lock for long does not mean that the participant fails.
+
+        An open breaker would keep the commands back that release the lock.
+        """
+        results = await self._call(messages, self._seconds_left(messages))
+        return [_outcome(result) for result in results]
+
+    def _seconds_left(self, messages: Sequence[Any]) -> float:
+        latest_ms: int = max(message.context.deadline_unix_ms for message in messages)
+        return min(max((latest_ms - self._clock.unix_ms()) / 1000, 0.05), CALL_SECONDS_MAX)
 
 
 def _effect_key(message: Any) -> Hashable:

@@ -48,11 +48,14 @@ class Peer:
         self.open = asyncio.Event()
         self.open.set()
         self.answer = answer or NOTHING[name]
+        self.failure: DockyardError | None = None
         self.participant = BatchParticipant(name, EFFECTS[name], self._call, ManualClock(), 1)
 
     async def _call(self, commands: Sequence[Any], seconds: float) -> Sequence[Any]:
         self.calls.append(list(commands))
         await self.open.wait()
+        if self.failure is not None:
+            raise self.failure
         return [self.answer] * len(commands)
 
     async def execute(self, command: str, order_id: str = "o1") -> dict[str, str] | DockyardError:
@@ -158,17 +161,39 @@ async def test_what_is_prepared_goes_alone_and_nobody_waits_for_it() -> None:
         peer.open.set()
 
 
-async def test_two_commands_about_one_effect_never_overlap() -> None:
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("hold-stock", "release-stock"), ("commit-stock", "roll-back-stock"), ("prepare-stock", "prepare-stock")],
+)
+async def test_two_commands_about_one_effect_never_overlap(first: str, second: str) -> None:
     peer = Peer()
     peer.open.clear()
     async with asyncio.TaskGroup() as group:
-        group.create_task(peer.execute("prepare-stock"))
+        group.create_task(peer.execute(first))
         await turn()
-        group.create_task(peer.execute("roll-back-stock"))
+        group.create_task(peer.execute(second))
         await turn()
         assert len(peer.calls) == 1
         peer.open.set()
     assert len(peer.calls) == 2
+
+
+async def test_prepares_that_wait_in_vain_keep_nothing_back_that_would_let_go_of_what_they_wait_for() -> None:
+    peer = Peer()
+    peer.failure = InDoubt("no answer within 5.0 s", code="timeout")
+    for number in range(50):
+        assert await peer.execute("prepare-stock", f"o{number}") is peer.failure
+    assert len(peer.calls) == 50
+    peer.failure = None
+    assert await peer.execute("commit-stock", "another") == {"nothing": "to restock"}
+
+
+async def test_a_participant_that_fails_everybody_is_left_alone_for_a_moment() -> None:
+    peer = Peer()
+    peer.failure = Unavailable("connection refused")
+    for number in range(50):
+        assert isinstance(await peer.execute("commit-stock", f"o{number}"), Unavailable)
+    assert len(peer.calls) < 50
 
 
 @pytest.mark.parametrize(

@@ -399,7 +399,7 @@ async def test_no_more_of_a_kind_run_at_once_than_it_says_and_who_waits_has_begu
         assert outcomes == {"o0": "completed", "o1": "completed", "o2": "completed", "o3": "completed", "o4": "undone"}
 
 
-async def test_a_saga_that_somebody_began_does_not_wait_for_its_turn() -> None:
+async def test_a_saga_that_has_begun_does_not_wait_for_its_turn_when_it_is_taken_up() -> None:
     few = replace(CHECKOUT, at_once_max=1)
     go_on = asyncio.Event()
 
@@ -411,12 +411,14 @@ async def test_a_saga_that_somebody_began_does_not_wait_for_its_turn() -> None:
     async with bench(network=network, sagas={"checkout": few}) as b:
         b.start("slow", "next", saga=few)
         await settle()
-        b.memory.start([b.instance("began elsewhere", few)])
+        b.memory.start([b.instance("placed elsewhere", few), b.instance("begun elsewhere", few)])
+        begun = (Line(1, b.clock.now(), Started()), Line(2, b.clock.now(), StepDone("take")))
+        await b.memory.write([Tail("begun elsewhere", begun)])
         await pass_time(b.clock, 2 * SWEEP_SECONDS)
-        assert [saga_id for saga_id, _ in b.rested] == ["began elsewhere"]
+        assert [saga_id for saga_id, _ in b.rested] == ["begun elsewhere"]
         go_on.set()
         await pass_time(b.clock, SWEEP_SECONDS)
-        assert len(b.rested) == 3
+        assert len(b.rested) == 4
 
 
 async def test_unfinished_sagas_are_carried_on_when_the_executor_starts() -> None:
