@@ -1,7 +1,6 @@
 """Inventory on a real database: its handlers, what it prepares, what it hears, and the books to check them by."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from services.inventory.handlers import (
     deduction,
     taking_back,
 )
+from tests.waiting import until
 
 MIGRATIONS = Path(services.inventory.__path__[0]) / "migrations"
 LEASE_MS = 60_000
@@ -195,15 +195,6 @@ def lines_of(**lines: int) -> tuple[Line, ...]:
 
 def done(**lines: int) -> Done:
     return Done(lines=lines_of(**lines))
-
-
-async def until(found: Callable[[], Awaitable[Sequence[object]]]) -> None:
-    """Returns when there is something to be found."""
-    async with asyncio.timeout(5):
-        while True:
-            if await found():
-                return
-            await asyncio.sleep(0.01)
 
 
 def codes(outcomes: Sequence[Done | DockyardError]) -> list[str]:

@@ -15,7 +15,8 @@ from libs.runtime.position import Position
 from proto.events.v1 import events_pb2
 from proto.kernel.v1 import kernel_pb2
 from tests.integration.inventory.serving import serve_inventory
-from tests.integration.inventory.storeroom import Store, deduct, done, hold, restock, until
+from tests.integration.inventory.storeroom import Store, deduct, done, hold, restock
+from tests.waiting import until
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

@@ -17,7 +17,8 @@ from proto.participant.v1 import participant_pb2
 from tests.conftest import MakeDatabase
 from tests.integration.edge.serving import serve_grpc
 from tests.integration.inventory.serving import Served, serve_inventory
-from tests.integration.inventory.storeroom import MIGRATIONS, until
+from tests.integration.inventory.storeroom import MIGRATIONS
+from tests.waiting import until
 
 DO, UNDO, CONFIRM = (
     participant_pb2.OPERATION_DO,

@@ -1,7 +1,7 @@
 """Where operators work: a real database, the coordinator, peers that can be told to fail, and both entrances."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -30,6 +30,7 @@ from services.order.operations import Action, Intervened, Intervention, Transact
 from services.order.saga import INPUTS, SAGAS
 from tests.integration.edge.serving import serve_grpc, serve_http
 from tests.integration.order.bureau import NOON, Bureau, open_bureau
+from tests.waiting import until
 
 WHY = "the bank was down"
 BACK = {"charge": "refund", "deduct-stock": "restock", "book-shipment": "cancel-booking"}
@@ -114,7 +115,7 @@ class Floor:
         self.bureau.units.on_commit = self.runners.committed
         async with asyncio.TaskGroup() as group:
             loop = group.create_task(self.executor.run())
-            await until(self._holds_the_right)
+            await until(self._holds_the_right, 10)
             yield
             loop.cancel()
         await self.executor.drain()
@@ -170,7 +171,7 @@ class Floor:
             found = [await self.seen(transaction_id) for transaction_id in transaction_ids]
             return all(one.status == "ended" for one in found)
 
-        await until(ended)
+        await until(ended, 10)
 
 
 @asynccontextmanager
@@ -194,12 +195,3 @@ async def serving_grpc(floor: Floor) -> AsyncIterator["operations_pb2_grpc.Trans
 
     async with serve_grpc(SERVICE, add) as (_, peer):
         yield operations_pb2_grpc.TransactionServiceStub(peer)
-
-
-async def until(found: Callable[[], Awaitable[object]]) -> None:
-    """Returns when it is so."""
-    async with asyncio.timeout(10):
-        while True:
-            if await found():
-                return
-            await asyncio.sleep(0.01)

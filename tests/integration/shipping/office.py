@@ -1,7 +1,6 @@
 """Shipping on a real database: its handlers, what it prepares, what it hears, and the books to check them by."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +37,7 @@ from services.shipping.handlers import (
     cancellation,
     confirmation,
 )
+from tests.waiting import until
 
 MIGRATIONS = Path(services.shipping.__path__[0]) / "migrations"
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -183,15 +183,6 @@ def cancel(transaction_id: str, manner: Manner = Manner.AT_ONCE) -> Command:
 
 def dispatch(key: str, shipment_id: str) -> Command:
     return Command(Entry(Key(key, "dispatch", Operation.DO), shipment_id.encode()), Dispatch(shipment_id, NOON))
-
-
-async def until(found: Callable[[], Awaitable[Sequence[object]]]) -> None:
-    """Returns when there is something to be found; who waits for a row does so for five seconds."""
-    async with asyncio.timeout(20):
-        while True:
-            if await found():
-                return
-            await asyncio.sleep(0.01)
 
 
 def codes(outcomes: Sequence[Done | DockyardError]) -> list[str]:

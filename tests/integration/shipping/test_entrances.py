@@ -17,8 +17,9 @@ from proto.shipping.v1 import shipping_pb2
 from services.shipping.domain import shipment_id_of
 from tests.conftest import MakeDatabase
 from tests.integration.edge.serving import serve_grpc
-from tests.integration.shipping.office import MIGRATIONS, until
+from tests.integration.shipping.office import MIGRATIONS
 from tests.integration.shipping.serving import Served, serve_shipping
+from tests.waiting import until
 
 DO, UNDO, CONFIRM = (
     participant_pb2.OPERATION_DO,
@@ -32,6 +33,8 @@ AT_ONCE, HOLD, PREPARE = (
 )
 MANNERS = [AT_ONCE, HOLD, PREPARE]
 T1 = shipment_id_of("t1")
+# Who waits for a row that is locked gives up after five seconds, and asks again.
+LOCKS_SECONDS = 20.0
 
 
 @pytest_asyncio.fixture
@@ -259,13 +262,13 @@ async def test_what_is_kept_for_too_long_is_ended_by_asking_the_coordinator(make
             names = ["yes-held", "no-held", "yes-prepared", "no-prepared"]
             for name in names:
                 manner = HOLD if name.endswith("held") else PREPARE
-                await until(partial(booked, shipping, command(name, DO, manner, lease_ms=1)))
+                await until(partial(booked, shipping, command(name, DO, manner, lease_ms=1)), LOCKS_SECONDS)
 
             async def ended() -> list[str]:
                 trails = [(await shipping.http.get(f"/v1/transactions/{name}/trail")).json() for name in names]
                 return names if all(one["until"] for told in trails for one in told["kept"]) else []
 
-            await until(ended)
+            await until(ended, LOCKS_SECONDS)
             statuses = [await status(shipping, shipment_id_of(name)) for name in names]
             assert statuses == ["released", "cancelled", "released", "none"]
             assert await batch(shipping, command("yes-held", CONFIRM, HOLD), command("no-prepared", UNDO, PREPARE)) == [
